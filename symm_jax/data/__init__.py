@@ -1,0 +1,59 @@
+"""Data sets: a tfds builder each, decoded once into arrays.
+
+`load(config.data, split, side)` is the way in: it builds what is missing below `config.data.cache_dir`, in a
+folder named by a digest of the source, and opens it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from symm_jax import errors, files
+from symm_jax.data import arrays, cars196, glyphs
+
+_DIGEST_LENGTH = 16
+
+
+def load(data: Any, split: str, side: int) -> arrays.Arrays:
+    """Opens a split of the data set that a config names, building and decoding it first if need be.
+
+    Args:
+      data: `config.data`: name, dir, cache_dir.
+      split: "train" or "test".
+      side: pixels of the stored square images.
+
+    Raises:
+      InputError: the data set is unknown, its source missing or damaged.
+    """
+    builder, source_dir = create_builder(data)
+    root = Path(builder.data_dir).parents[1]
+    with files.lock(root / ".lock"):
+        if not builder.data_path.exists():
+            print(f"building {data.name} in {root}")
+            config = tfds.download.DownloadConfig(manual_dir=source_dir)
+            builder.download_and_prepare(download_config=config, file_format="array_record")
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    if not len(source):
+        raise errors.InputError(f"config.data.dir: {source_dir} has no images of the {split} classes of {data.name}")
+    return arrays.load(source, root / "arrays", split, side)
+
+
+def create_builder(data: Any) -> tuple[tfds.core.DatasetBuilder, Path | None]:
+    """The tfds builder that a config names, not yet prepared, and the folder that it reads (None: no folder)."""
+    create = errors.choose("data set in config.data.name", data.name, {"cars196": _cars196, "glyphs": _glyphs})
+    return create(data)
+
+
+def _cars196(data: Any):
+    source = Path(data.dir).expanduser().resolve()
+    cars196.read_annotations(source)
+    return cars196.Cars196(data_dir=_root(data, cars196.source_digest(source))), source
+
+
+def _glyphs(data: Any):
+    return glyphs.Glyphs(data_dir=_root(data, glyphs.source_digest())), None
+
+
+def _root(data: Any, digest: str) -> Path:
+    return Path(data.cache_dir).expanduser().resolve() / f"{data.name}-{digest[:_DIGEST_LENGTH]}"

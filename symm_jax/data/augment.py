@@ -1,0 +1,76 @@
+"""Random crop, resize and mirror of training images: one pure function, jitted with the training step."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def stored_side(image_size: int, *, enlarge: float, max_margin: float) -> int:
+    """Side in pixels at which training images are stored, so that the narrowest crop is not blurred by enlarging."""
+    return math.ceil(image_size * enlarge / (1 - 2 * max_margin))
+
+
+def augment(
+    keys: jax.Array,
+    images: jax.Array,
+    shorter: jax.Array,
+    *,
+    image_size: int,
+    enlarge: float = 1.125,
+    min_margin: float = 0.01,
+    max_margin: float = 0.05,
+    mirror: bool = True,
+) -> jax.Array:
+    """The original's augmentation, in one resampling.
+
+    A margin of min_margin to max_margin of the shorter side, drawn once an image, is cropped from every edge;
+    the rest is squashed to `enlarge` x image_size; a random window of image_size is cut from that and mirrored
+    left to right with probability 1/2. Squash and window are one affine map, so each image is sampled once.
+
+    Args:
+      keys: (n,) typed PRNG keys, one an image: the result does not depend on how a batch is split.
+      images: (n, side, side, 3) uint8, whole images squashed to a square.
+      shorter: (n, 2) float32, the image's shorter side over its height and over its width before the squash,
+        which turn a margin into a share of each side.
+      image_size: side of the result in pixels.
+      enlarge: size of the squash over image_size, >= 1.
+      min_margin: smallest margin, a share of the shorter side.
+      max_margin: largest margin, below 0.5.
+      mirror: whether to mirror at all.
+
+    Returns:
+      (n, image_size, image_size, 3) float32, 0 .. 255.
+    """
+    one = functools.partial(
+        _augment_one,
+        image_size=image_size,
+        enlarge=enlarge,
+        min_margin=min_margin,
+        max_margin=max_margin,
+        mirror=mirror,
+    )
+    return jax.vmap(one)(keys, images, shorter)
+
+
+def _augment_one(key, image, shorter, *, image_size, enlarge, min_margin, max_margin, mirror):
+    margin_key, window_key, mirror_key = jax.random.split(key, 3)
+    side = image.shape[0]
+    margin = jax.random.uniform(margin_key, (), minval=min_margin, maxval=max_margin) * shorter * side
+    squashed = round(enlarge * image_size)
+    scale = squashed / (side - 2 * margin)
+    window = jax.random.randint(window_key, (2,), 0, squashed - image_size + 1)
+    image = jax.image.scale_and_translate(
+        image.astype(jnp.float32),
+        (image_size, image_size, 3),
+        (0, 1),
+        scale,
+        -margin * scale - window,
+        method="linear",
+        antialias=True,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    if mirror:
+        image = jnp.where(jax.random.bernoulli(mirror_key), image[:, ::-1], image)
+    return image

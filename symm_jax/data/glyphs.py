@@ -1,0 +1,228 @@
+"""Glyphs: a data set drawn on the spot. A class is a character, an image one of its faces in clutter.
+
+Nothing is downloaded: the fonts are those that the matplotlib wheel ships. Characters that look alike (Latin A,
+Greek Alpha, Cyrillic A; o and O) are one class at most. The test classes are never seen in training.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import unicodedata
+from pathlib import Path
+
+import cv2
+import matplotlib.font_manager
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import tensorflow_datasets as tfds
+
+_FAMILIES = {
+    "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
+    "DejaVuSansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
+}
+FACES = tuple(family + style for family, styles in _FAMILIES.items() for style in styles)
+_REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif")  # every candidate is in both
+_MIN_FACES = 4
+_CATEGORIES = ("Lu", "Ll", "Lo", "Nd")  # letters and digits
+_LOOK_ALIKE = 0.85  # correlation of two clean renderings above which they are one class
+
+
+@dataclasses.dataclass
+class GlyphsConfig(tfds.core.BuilderConfig):
+    """num_classes (half of them for test), images_per_class, side in pixels, seed of everything drawn."""
+
+    num_classes: int = 400
+    images_per_class: int = 20
+    side: int = 40
+    seed: int = 0
+
+
+class Glyphs(tfds.core.GeneratorBasedBuilder):
+    """PNG images (side, side, 3) with label 0 .. num_classes - 1; the first half of the classes is "train"."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [GlyphsConfig(name="default")]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(num_classes=self.builder_config.num_classes),
+                    "filename": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        del dl_manager
+        config = self.builder_config
+        classes = choose_classes(config.num_classes, config.seed)
+        half = config.num_classes // 2
+        return {
+            "train": self._generate_examples(classes, range(half)),
+            "test": self._generate_examples(classes, range(half, config.num_classes)),
+        }
+
+    def _generate_examples(self, classes: list[str], labels: range):
+        config = self.builder_config
+        for label in labels:
+            for index in range(config.images_per_class):
+                name = f"U+{ord(classes[label]):04X}/{index:04d}.png"
+                rng = np.random.default_rng([config.seed, label, index])
+                yield name, {"image": draw(classes[label], config.side, rng), "label": label, "filename": name}
+
+
+def source_digest() -> str:
+    """A digest of what the images depend on: this file, the fonts' release and the drawing libraries'."""
+    versions = " ".join((matplotlib.__version__, PIL.__version__, cv2.__version__, np.__version__))
+    return hashlib.sha256(Path(__file__).read_bytes() + versions.encode()).hexdigest()
+
+
+def choose_classes(num_classes: int, seed: int) -> list[str]:
+    """Draws characters without look-alikes; raises ValueError when there are not enough of them."""
+    distinct = distinct_characters()
+    if num_classes > len(distinct):
+        raise ValueError(f"num_classes = {num_classes}: the fonts hold {len(distinct)} characters that differ enough")
+    return [distinct[i] for i in np.random.default_rng(seed).permutation(len(distinct))[:num_classes]]
+
+
+def candidates() -> list[str]:
+    """Letters and digits that are in both reference faces and in at least 4 faces, by code point."""
+    charmaps = [set(matplotlib.font_manager.get_font(_path(face)).get_charmap()) for face in FACES]
+    reference = set.intersection(*(charmaps[FACES.index(face)] for face in _REFERENCE_FACES))
+    return [
+        chr(code)
+        for code in sorted(reference)
+        if unicodedata.category(chr(code)) in _CATEGORIES and sum(code in m for m in charmaps) >= _MIN_FACES
+    ]
+
+
+@functools.cache
+def distinct_characters() -> tuple[str, ...]:
+    """The candidates, each unlike all before it in every reference face, whatever their size and place.
+
+    Likeness is the correlation of clean renderings scaled to one box, the aspect kept.
+    """
+    characters = candidates()
+    alike = np.zeros((len(characters), len(characters)), bool)
+    for face in _REFERENCE_FACES:
+        shapes = np.stack([_normalized_shape(c, face) for c in characters])
+        alike |= shapes @ shapes.T > _LOOK_ALIKE
+    kept: list[int] = []
+    for i in range(len(characters)):
+        if alike[i, i] and not alike[i, kept].any():  # blank renderings are not even like themselves
+            kept.append(i)
+    return tuple(characters[i] for i in kept)
+
+
+def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws one image of a character: a random face, affine change, colours and clutter.
+
+    Returns:
+      (side, side, 3) uint8 RGB, a function of the arguments and the generator's state alone.
+    """
+    faces = _faces_of(character)
+    image = _background(side, rng)
+    for _ in range(rng.integers(1, 4)):
+        _blend(image, _stroke(side, rng), rng.integers(0, 256, 3), rng.uniform(0.3, 0.8))
+    for _ in range(rng.integers(0, 3)):
+        other = rng.choice(_CLUTTER)
+        mask = _warp(_ink(other, rng.choice(FACES)), side, rng, offset=rng.choice([-1, 1], 2) * rng.uniform(0.35, 0.5, 2))
+        _blend(image, mask, rng.integers(0, 256, 3), rng.uniform(0.3, 0.8))
+    mask = _warp(_ink(character, faces[rng.integers(len(faces))]), side, rng, offset=rng.uniform(-0.08, 0.08, 2))
+    _blend(image, mask, _contrasting(image.mean(axis=(0, 1)), rng), rng.uniform(0.75, 1.0))
+    image += rng.normal(0, rng.uniform(2, 14), image.shape)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+_CLUTTER = tuple("0123456789ABDEFGHJKLMNPQRTUVXYabdefghknrtuy")
+_INK_SIZE = 64  # pixels of the font when a character's mask is rendered
+
+
+def _path(face: str) -> str:
+    return f"{matplotlib.get_data_path()}/fonts/ttf/{face}.ttf"
+
+
+@functools.cache
+def _font(face: str) -> PIL.ImageFont.FreeTypeFont:
+    return PIL.ImageFont.truetype(_path(face), _INK_SIZE, layout_engine=PIL.ImageFont.Layout.BASIC)
+
+
+@functools.cache
+def _charmap(face: str) -> frozenset[int]:
+    return frozenset(matplotlib.font_manager.get_font(_path(face)).get_charmap())
+
+
+def _faces_of(character: str) -> list[str]:
+    return [face for face in FACES if ord(character) in _charmap(face)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _ink(character: str, face: str) -> np.ndarray:
+    """The character's mask cut to its ink, uint8 (height, width); (1, 1) of zeros when it has none."""
+    mask = PIL.Image.new("L", (4 * _INK_SIZE, 4 * _INK_SIZE))
+    PIL.ImageDraw.Draw(mask).text((1.5 * _INK_SIZE, 1.5 * _INK_SIZE), character, 255, _font(face))
+    box = mask.getbbox()
+    return np.asarray(mask.crop(box)) if box else np.zeros((1, 1), np.uint8)
+
+
+def _normalized_shape(character: str, face: str, side: int = 24) -> np.ndarray:
+    """The ink scaled into a box, blurred by a pixel so that hair lines overlap, as a unit vector without mean."""
+    ink = _ink(character, face).astype(np.float32)
+    size = np.maximum(1, np.rint(side * np.array(ink.shape) / max(ink.shape))).astype(int)
+    small = cv2.resize(ink, tuple(int(s) for s in size[::-1]), interpolation=cv2.INTER_AREA)
+    canvas = np.zeros((side + 4, side + 4), np.float32)
+    top, left = (canvas.shape - size) // 2
+    canvas[top : top + size[0], left : left + size[1]] = small
+    shape = cv2.GaussianBlur(canvas, (0, 0), 1.0).ravel()
+    shape = shape - shape.mean()
+    return shape / max(np.linalg.norm(shape), 1e-6)
+
+
+def _warp(ink: np.ndarray, side: int, rng: np.random.Generator, offset: np.ndarray) -> np.ndarray:
+    """Places ink on a (side, side) canvas, turned, sheared and scaled at random; offset from the middle in sides."""
+    angle, shear = rng.uniform(-0.35, 0.35), rng.uniform(-0.25, 0.25)
+    scale = side * rng.uniform(0.5, 0.75) / max(ink.shape)
+    stretch = np.diag(scale * np.exp(rng.uniform(-0.15, 0.15, 2)))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = turn @ np.array([[1, shear], [0, 1]]) @ stretch
+    centre = np.array([ink.shape[1], ink.shape[0]]) / 2
+    shift = side * (0.5 + offset) - linear @ centre
+    matrix = np.column_stack([linear, shift])
+    # Blurred to the output's resolution first: warpAffine alone would alias.
+    soft = cv2.GaussianBlur(ink, (0, 0), max(0.3, 0.4 / scale))
+    return cv2.warpAffine(soft, matrix, (side, side), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
+
+
+def _background(side: int, rng: np.random.Generator) -> np.ndarray:
+    """A smooth field between random colours, (side, side, 3) float64."""
+    corners = rng.integers(0, 256, 3) + rng.normal(0, 40, (2, 2, 3))
+    return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def _stroke(side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random line as a mask."""
+    mask = np.zeros((side, side), np.uint8)
+    start, end = rng.integers(0, side, 2), rng.integers(0, side, 2)
+    cv2.line(mask, start.tolist(), end.tolist(), 255, int(rng.integers(1, 3)), cv2.LINE_AA)
+    return mask.astype(np.float32) / 255
+
+
+def _contrasting(colour: np.ndarray, rng: np.random.Generator, least: float = 60.0) -> np.ndarray:
+    """A random colour whose luminance differs from `colour`'s by at least `least`."""
+    weights = np.array([0.299, 0.587, 0.114])
+    while True:
+        ink = rng.integers(0, 256, 3)
+        if abs(weights @ (ink - colour)) >= least:
+            return ink
+
+
+def _blend(image: np.ndarray, mask: np.ndarray, colour: np.ndarray, opacity: float) -> None:
+    image += opacity * mask[..., None] * (colour - image)

@@ -1,0 +1,63 @@
+"""Which images make the batch of a step: a pure function of (key, step), so that a resumed run is the same run."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symm_jax.errors import InputError
+
+
+class ClassTable(NamedTuple):
+    """Where the images of each class with at least two are: order[start[c] : start[c] + count[c]]."""
+
+    order: np.ndarray
+    start: np.ndarray
+    count: np.ndarray
+
+
+def class_table(labels: np.ndarray) -> ClassTable:
+    """Groups (n,) labels by class. Classes with one image are left out, as in the original."""
+    order = np.argsort(labels, kind="stable").astype(np.int32)
+    _, start, count = np.unique(labels[order], return_index=True, return_counts=True)
+    keep = count >= 2
+    return ClassTable(order, start[keep].astype(np.int32), count[keep].astype(np.int32))
+
+
+def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
+    """Draws `num_pairs` classes without replacement and two different images of each.
+
+    Args:
+      key: typed PRNG key of the run.
+      step: the step, folded into the key.
+      table: from `class_table`.
+      num_pairs: classes in a batch.
+
+    Returns:
+      (num_pairs, 2) int32 indices of images: anchor, positive.
+
+    Raises:
+      InputError: fewer classes with two images than pairs.
+    """
+    if num_pairs > len(table.count):
+        raise InputError(
+            f"a batch of {num_pairs} pairs needs {num_pairs} classes with two images, the training set has "
+            f"{len(table.count)}; lower config.batch_size to at most {2 * len(table.count)}"
+        )
+    order, start, count = (jnp.asarray(x) for x in table)
+    choose_class, choose_first, choose_other = jax.random.split(jax.random.fold_in(key, step), 3)
+    classes = jax.random.permutation(choose_class, len(start))[:num_pairs]
+    start, count = start[classes], count[classes]
+    first = jax.random.randint(choose_first, (num_pairs,), 0, count)
+    # Any of the count - 1 others, counted on from the first.
+    second = (first + jax.random.randint(choose_other, (num_pairs,), 1, count)) % count
+    return order[start[:, None] + jnp.stack([first, second], axis=1)]
+
+
+def sample_steps(
+    key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int
+) -> np.ndarray:
+    """`sample` for steps first_step .. first_step + num_steps - 1: (num_steps, num_pairs, 2) int32."""
+    steps = jnp.arange(first_step, first_step + num_steps)
+    return np.asarray(jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps))

@@ -1,0 +1,49 @@
+"""Folders that are whole or absent, and locks that end with their process."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from symm_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yields a folder beside `path` that becomes `path` when the block ends, and vanishes when it raises.
+
+    A process killed inside the block leaves `NAME.partial-*` behind; the next call for the same path removes it,
+    so the caller holds a `lock` on it.
+    """
+    for leftover in path.parent.glob(f"{path.name}.partial-*"):
+        shutil.rmtree(leftover)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
+    try:
+        yield aside
+        os.rename(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, busy: str = "") -> Iterator[None]:
+    """Holds the lock file `path`; the system releases it however the process ends.
+
+    Waits while another process holds it; with `busy`, a message, raises InputError at once instead.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(f"{busy} (held by process {file.read().strip() or 'unknown'})") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

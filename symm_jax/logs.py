@@ -1,0 +1,57 @@
+"""Metric files of a workdir: one JSON object a line, and the same figures for TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+
+import tensorboardX
+
+
+class MetricLog:
+    """Appends metrics to WORKDIR/KIND/metrics.jsonl and WORKDIR/tensorboard/KIND.
+
+    Lines past `last_step` are dropped on opening: a resumed run writes them again, so that the file of a run
+    that was killed reads like that of one that was not.
+    """
+
+    def __init__(self, workdir: Path, kind: str, last_step: int):
+        self._path = metrics_path(workdir, kind)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        truncate(self._path, last_step)
+        self._file = open(self._path, "a")
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard" / kind), purge_step=last_step + 1)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one line, {"step": step, **metrics}, through to the system."""
+        self._file.write(json.dumps({"step": step} | metrics) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._board.close()
+
+
+def metrics_path(workdir: Path, kind: str) -> Path:
+    return workdir / kind / "metrics.jsonl"
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a metrics file; a last line that a killed process left half-written does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def truncate(path: Path, last_step: int) -> None:
+    """Drops lines past `last_step`, and a half-written one, by replacing the file as a whole."""
+    if path.exists():
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= last_step))
+        os.replace(aside, path)

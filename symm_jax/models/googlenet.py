@@ -1,0 +1,174 @@
+"""GoogLeNet (Szegedy et al., CVPR 2015) as Caffe's ImageNet weights need it, and the reader of those weights."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.io
+
+from symm_jax.errors import InputError
+
+MEAN_RGB = (123.69, 116.78, 103.94)
+
+# Module: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
+INCEPTION = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+_POOL_AFTER = ("3b", "4e")
+# Channels in the window, and the factor on each square: alpha as TensorFlow takes it, and Caffe's alpha / 5.
+_LRN = {"reference": (11, 1e-4), "caffe": (5, 1e-4 / 5)}
+_LRN_BETA = 0.75
+
+
+class Conv(nn.Module):
+    """Convolution with bias and ReLU, zero-padded to keep the size at stride 1; kernel HWIO.
+
+    A 1x1 convolution is computed as a matrix product, which XLA runs several times faster on a CPU.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        if self.size == 1:
+            y = jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
+        else:
+            pad = self.size // 2
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (self.stride, self.stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        return nn.relu(y + bias.reshape(1, 1, 1, -1))
+
+
+class Inception(nn.Module):
+    """Four branches side by side: 1x1; 3x3; 5x5; 3x3 max pool and projection."""
+
+    channels: tuple[int, int, int, int, int, int]
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def conv(features, size, name):
+            return Conv(features, size, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+        n1, reduce3, n3, reduce5, n5, projection = self.channels
+        one = conv(n1, 1, "1x1")(x)
+        three = conv(n3, 3, "3x3")(conv(reduce3, 1, "3x3_reduce")(x))
+        five = conv(n5, 5, "5x5")(conv(reduce5, 1, "5x5_reduce")(x))
+        pooled = conv(projection, 1, "pool_proj")(max_pool(x, stride=1, padding=(1, 1)))
+        return jnp.concatenate([one, three, five, pooled], axis=-1)
+
+
+class GoogLeNet(nn.Module):
+    """The backbone: 57 convolutions with bias, no batch norm.
+
+    Attributes:
+      lrn: "reference", normalisation over 11 channels as the original uses it, or "caffe", over 5.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    lrn: str = "reference"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, 1024)."""
+        return self.feature_map(images).mean(axis=(1, 2))
+
+    @nn.compact
+    def feature_map(self, images: jax.Array) -> jax.Array:
+        """Raw RGB as in `__call__` -> the last map (n, side / 32, side / 32, 1024)."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
+        x = Conv(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
+        x = local_response_norm(max_pool(x, stride=2, padding=(0, 1)), self.lrn)
+        x = Conv(64, 1, **dtypes, name="conv2_3x3_reduce")(x)
+        x = Conv(192, 3, **dtypes, name="conv2_3x3")(x)
+        x = max_pool(local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
+        for name, channels in INCEPTION.items():
+            x = Inception(channels, **dtypes, name=f"inception_{name}")(x)
+            if name in _POOL_AFTER:
+                x = max_pool(x, stride=2, padding=(0, 1))
+        return x
+
+
+def max_pool(x: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+    """3x3 max pooling of (n, height, width, channels); `padding` (before, after) is with zeros, as in the original."""
+    if any(padding):
+        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    return nn.max_pool(x, (3, 3), strides=(stride, stride))
+
+
+def local_response_norm(x: jax.Array, kind: str) -> jax.Array:
+    """x / (1 + alpha x sum of squares over neighbouring channels)^0.75, for (n, height, width, channels)."""
+    if kind not in _LRN:
+        raise InputError(f"config.model.options.lrn must be one of {', '.join(_LRN)}, got {kind!r}")
+    window, alpha = _LRN[kind]
+    channels = np.arange(x.shape[-1])
+    # The window's sum is a product with a band of ones: one matrix product forward and one backward.
+    band = (np.abs(channels[:, None] - channels[None, :]) <= window // 2).astype(np.float32)
+    squares = jnp.square(x.astype(jnp.float32))
+    total = jnp.einsum("nhwi,io->nhwo", squares, band, precision=jax.lax.Precision.HIGHEST)
+    return x * jnp.power(1 + alpha * total, -_LRN_BETA).astype(x.dtype)
+
+
+def load_googlenet_mat(path: str | Path) -> dict:
+    """Reads `tf_ckpt_from_caffe.mat`, the ImageNet weights of the original.
+
+    The file holds, for each convolution, "CAFFE NAME" (out, in, height, width) and "CAFFE NAME_bias" (1, out).
+
+    Returns:
+      The parameters of a GoogLeNet, float32, kernels HWIO.
+
+    Raises:
+      InputError: there is no such file, it is no such file, or entries are missing or of another shape.
+    """
+    path = Path(path).expanduser()
+    advice = "give tf_ckpt_from_caffe.mat, or pass --config.model.pretrained= to train from scratch"
+    if not path.is_file():
+        raise InputError(f"config.model.pretrained: there is no file {path}; {advice}")
+    try:
+        entries = scipy.io.loadmat(path)
+    except Exception as error:  # scipy raises half a dozen unrelated types for what is not a .mat file
+        raise InputError(f"config.model.pretrained: {path} cannot be read as a .mat file ({error}); {advice}") from error
+    shapes = jax.eval_shape(GoogLeNet().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    params, faults = {}, []
+    for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
+        *modules, layer, kind = (key.key for key in keys)
+        name = "/".join([*modules, layer]) if modules else layer.replace("_", "/", 1)
+        name, stored = (name, [like.shape[i] for i in (3, 2, 0, 1)]) if kind == "kernel" else (
+            f"{name}_bias", [1, *like.shape]
+        )
+        value = entries.get(name)
+        if value is None or list(value.shape) != stored:
+            faults.append(f"{name} {tuple(stored)}: {'missing' if value is None else value.shape}")
+            continue
+        value = value.transpose(2, 3, 1, 0) if kind == "kernel" else value[0]
+        node = params
+        for module in (*modules, layer):
+            node = node.setdefault(module, {})
+        node[kind] = np.asarray(value, np.float32)
+    if faults:
+        listed = "; ".join(faults[:5])
+        raise InputError(f"config.model.pretrained: {path}: {len(faults)} entries do not fit: {listed}; {advice}")
+    return params
