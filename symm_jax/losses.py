@@ -101,6 +101,11 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., jax.Array]:
     return loss
 
 
+def synthesis_of(specs: Sequence[Mapping]) -> Synthesis | None:
+    """The synthesis of the first loss in a config that has one, for figures."""
+    return next((SYNTHESES[spec["synthesis"]] for spec in specs if spec.get("synthesis")), None)
+
+
 def _term(options: dict) -> tuple[float, Callable]:
     name, weight = options.pop("name", ""), options.pop("weight", 1.0)
     function = errors.choose("loss in config.losses", name, LOSSES)

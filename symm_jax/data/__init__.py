@@ -13,6 +13,7 @@ from symm_jax import errors, files
 from symm_jax.data import arrays, cars196, glyphs
 
 _DIGEST_LENGTH = 16
+tfds.disable_progress_bar()
 
 
 def load(data: Any, split: str, side: int) -> arrays.Arrays:
@@ -30,7 +31,7 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
     root = Path(builder.data_dir).parents[1]
     with files.lock(root / ".lock"):
         if not builder.data_path.exists():
-            print(f"building {data.name} in {root}")
+            print(f"building  {root}")
             config = tfds.download.DownloadConfig(manual_dir=source_dir)
             builder.download_and_prepare(download_config=config, file_format="array_record")
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})

@@ -7,6 +7,7 @@ Greek Alpha, Cyrillic A; o and O) are one class at most. The test classes are ne
 import dataclasses
 import functools
 import hashlib
+import io
 import unicodedata
 from pathlib import Path
 
@@ -76,7 +77,8 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
             for index in range(config.images_per_class):
                 name = f"U+{ord(classes[label]):04X}/{index:04d}.png"
                 rng = np.random.default_rng([config.seed, label, index])
-                yield name, {"image": draw(classes[label], config.side, rng), "label": label, "filename": name}
+                image = _encode_png(draw(classes[label], config.side, rng))
+                yield name, {"image": image, "label": label, "filename": name}
 
 
 def source_digest() -> str:
@@ -144,6 +146,13 @@ def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
 
 _CLUTTER = tuple("0123456789ABDEFGHJKLMNPQRTUVXYabdefghknrtuy")
 _INK_SIZE = 64  # pixels of the font when a character's mask is rendered
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    # tfds would encode arrays with TensorFlow, which is not here; bytes it takes as they are.
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "png")
+    return file.getvalue()
 
 
 def _path(face: str) -> str:

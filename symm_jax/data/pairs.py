@@ -25,6 +25,15 @@ def class_table(labels: np.ndarray) -> ClassTable:
     return ClassTable(order, start[keep].astype(np.int32), count[keep].astype(np.int32))
 
 
+def require_classes(table: ClassTable, num_pairs: int) -> None:
+    """Raises InputError when there are fewer classes with two images than pairs in a batch."""
+    if num_pairs > len(table.count):
+        raise InputError(
+            f"config.batch_size: {num_pairs} pairs need {num_pairs} classes with two images, the training set has "
+            f"{len(table.count)}; lower it to at most {2 * len(table.count)}"
+        )
+
+
 def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
     """Draws `num_pairs` classes without replacement and two different images of each.
 
@@ -36,15 +45,7 @@ def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pa
 
     Returns:
       (num_pairs, 2) int32 indices of images: anchor, positive.
-
-    Raises:
-      InputError: fewer classes with two images than pairs.
     """
-    if num_pairs > len(table.count):
-        raise InputError(
-            f"a batch of {num_pairs} pairs needs {num_pairs} classes with two images, the training set has "
-            f"{len(table.count)}; lower config.batch_size to at most {2 * len(table.count)}"
-        )
     order, start, count = (jnp.asarray(x) for x in table)
     choose_class, choose_first, choose_other = jax.random.split(jax.random.fold_in(key, step), 3)
     classes = jax.random.permutation(choose_class, len(start))[:num_pairs]

@@ -1,0 +1,33 @@
+"""N-pair on drawn characters, from scratch: the baseline of the demonstration.
+
+    python launch.py --config=configs/glyphs_npair.py
+
+Embeddings are normalised and similarities scaled, which the original's recipe does not: it starts from ImageNet
+weights, and from random ones its unnormalised loss collapses.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.batch_size = 128
+    config.num_steps = 600
+    config.checkpoint_every = 200
+    config.data.name = "glyphs"
+    config.data.dir = ""
+    config.data.image_size = 32
+    config.augment.mirror = False  # a mirrored b is a d
+    config.model.name = "convnet"
+    config.model.dim = 128
+    config.model.pretrained = ""
+    config.model.options = ml_collections.ConfigDict({"widths": (32, 64, 128, 256)})
+    config.losses = ({"name": "npair", "l2_normalize": True, "scale": 16.0, "l2_reg": 0.0},)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay_every = 200
+    config.optimizer.stop_step = 600
+    config.optimizer.weight_penalty = 1e-4
+    config.optimizer.embedding_gradient_scale = 1.0
+    return config

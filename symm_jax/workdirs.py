@@ -1,0 +1,51 @@
+"""The folder of a run: whose it is, who writes in it, and the config it was started with."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+
+from symm_jax import checkpoint, config as configs, files
+from symm_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Claims `workdir` for training `config` and writes config.json; only one process trains in it at a time.
+
+    Raises:
+      InputError: another process trains there, it holds another config's run, or it cannot be written.
+    """
+    _create(workdir)
+    with files.lock(workdir / ".lock", busy=f"--workdir: another process trains in {workdir}"):
+        check_config(workdir, config)
+        aside = workdir / "config.json.partial"
+        aside.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
+        os.replace(aside, workdir / "config.json")
+        checkpoint.remove_unfinished(workdir)
+        yield
+
+
+def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError when the checkpoints in `workdir` are another config's, naming the fields that differ."""
+    path = workdir / "config.json"
+    if not checkpoint.steps(workdir):
+        return
+    if not path.exists():
+        raise InputError(f"--workdir: {workdir} holds checkpoints but no config.json; use another folder")
+    if different := configs.differences(configs.to_dict(config), json.loads(path.read_text())):
+        raise InputError(
+            f"--workdir: {workdir} holds checkpoints of another config:\n  " + "\n  ".join(different) + "\n"
+            "use another --workdir, or delete it to start anew"
+        )
+
+
+def _create(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / ".lock").touch()
+    except OSError as error:
+        raise InputError(f"--workdir: {workdir} cannot be written ({error.strerror}); use another folder") from error
