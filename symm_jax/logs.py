@@ -26,7 +26,7 @@ class MetricLog:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
         self._file.flush()
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(name.replace("@", "_at_"), value, step)  # TensorBoard takes no "@"
         self._board.flush()
 
     def __enter__(self):

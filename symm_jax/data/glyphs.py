@@ -29,7 +29,7 @@ FACES = tuple(family + style for family, styles in _FAMILIES.items() for style i
 _REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif")  # every candidate is in both
 _MIN_FACES = 4
 _CATEGORIES = ("Lu", "Ll", "Lo", "Nd")  # letters and digits
-_LOOK_ALIKE = 0.85  # correlation of two clean renderings above which they are one class
+_LOOK_ALIKE = 0.8   # correlation of two clean renderings above which they are one class
 
 
 @dataclasses.dataclass
@@ -125,22 +125,23 @@ def distinct_characters() -> tuple[str, ...]:
 
 
 def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws one image of a character: a random face, affine change, colours and clutter.
+    """Draws one image of a character: a random face, affine change, paper, ink and clutter.
 
     Returns:
       (side, side, 3) uint8 RGB, a function of the arguments and the generator's state alone.
     """
-    faces = _faces_of(character)
-    image = _background(side, rng)
-    for _ in range(rng.integers(1, 4)):
-        _blend(image, _stroke(side, rng), rng.integers(0, 256, 3), rng.uniform(0.3, 0.8))
+    image = _paper(side, rng)
     for _ in range(rng.integers(0, 3)):
-        other = rng.choice(_CLUTTER)
-        mask = _warp(_ink(other, rng.choice(FACES)), side, rng, offset=rng.choice([-1, 1], 2) * rng.uniform(0.35, 0.5, 2))
-        _blend(image, mask, rng.integers(0, 256, 3), rng.uniform(0.3, 0.8))
-    mask = _warp(_ink(character, faces[rng.integers(len(faces))]), side, rng, offset=rng.uniform(-0.08, 0.08, 2))
-    _blend(image, mask, _contrasting(image.mean(axis=(0, 1)), rng), rng.uniform(0.75, 1.0))
-    image += rng.normal(0, rng.uniform(2, 14), image.shape)
+        _blend(image, _stroke(side, rng), _tinted(rng.uniform(0, 255), rng), rng.uniform(0.3, 0.7))
+    for _ in range(rng.integers(0, 3)):
+        other = _ink(_CLUTTER[rng.integers(len(_CLUTTER))], FACES[rng.integers(len(FACES))])
+        corner = rng.choice([-1, 1], 2) * rng.uniform(0.35, 0.5, 2)
+        _blend(image, _warp(other, side, rng, corner), _tinted(rng.uniform(0, 255), rng), rng.uniform(0.3, 0.7))
+    faces = _faces_of(character)
+    ink = _ink(character, faces[rng.integers(len(faces))])
+    mask = _warp(ink, side, rng, rng.uniform(-0.08, 0.08, 2))
+    _blend(image, mask, _tinted(rng.uniform(0, 90), rng), rng.uniform(0.75, 1.0))
+    image += rng.normal(0, rng.uniform(2, 12), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -210,10 +211,15 @@ def _warp(ink: np.ndarray, side: int, rng: np.random.Generator, offset: np.ndarr
     return cv2.warpAffine(soft, matrix, (side, side), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
 
 
-def _background(side: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth field between random colours, (side, side, 3) float64."""
-    corners = rng.integers(0, 256, 3) + rng.normal(0, 40, (2, 2, 3))
+def _paper(side: int, rng: np.random.Generator) -> np.ndarray:
+    """A smooth light field, (side, side, 3) float64."""
+    corners = _tinted(rng.uniform(150, 240), rng) + rng.normal(0, 15, (2, 2, 1))
     return cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+def _tinted(luminance: float, rng: np.random.Generator) -> np.ndarray:
+    """A colour of about this luminance, (3,) float64."""
+    return luminance + rng.normal(0, 20, 3)
 
 
 def _stroke(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -222,15 +228,6 @@ def _stroke(side: int, rng: np.random.Generator) -> np.ndarray:
     start, end = rng.integers(0, side, 2), rng.integers(0, side, 2)
     cv2.line(mask, start.tolist(), end.tolist(), 255, int(rng.integers(1, 3)), cv2.LINE_AA)
     return mask.astype(np.float32) / 255
-
-
-def _contrasting(colour: np.ndarray, rng: np.random.Generator, least: float = 60.0) -> np.ndarray:
-    """A random colour whose luminance differs from `colour`'s by at least `least`."""
-    weights = np.array([0.299, 0.587, 0.114])
-    while True:
-        ink = rng.integers(0, 256, 3)
-        if abs(weights @ (ink - colour)) >= least:
-            return ink
 
 
 def _blend(image: np.ndarray, mask: np.ndarray, colour: np.ndarray, opacity: float) -> None:

@@ -23,7 +23,10 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, widths[-1])."""
-        x = (images.astype(self.dtype) - 127.5) / 64
+        x = images.astype(jnp.float32)
+        # Each image by its own mean and contrast, so that paper and ink do not matter.
+        centred = x - x.mean(axis=(1, 2, 3), keepdims=True)
+        x = (centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=(1, 2, 3), keepdims=True) + 1)).astype(self.dtype)
         for width in self.widths:
             x = nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)(x)
             x = nn.GroupNorm(8, dtype=self.dtype, param_dtype=self.param_dtype)(x)
