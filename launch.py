@@ -45,7 +45,8 @@ def main(_) -> None:
     # Imported after the flags are known to be right: a typing error is answered at once.
     import jax
 
-    from symm_jax import config as configs, errors, evaluate, train
+    from symm_jax import config as configs
+    from symm_jax import errors, evaluate, train
 
     config = _CONFIG.value
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem

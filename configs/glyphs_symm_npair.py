@@ -1,6 +1,6 @@
 """Symm + N-pair on drawn characters, from scratch: the demonstration.
 
-    python launch.py --config=configs/glyphs_symm_npair.py
+python launch.py --config=configs/glyphs_symm_npair.py
 """
 
 from configs import glyphs_npair

@@ -7,7 +7,8 @@ import jax
 import matplotlib.figure
 import numpy as np
 
-from symm_jax import similarity, synthesis as syntheses
+from symm_jax import similarity
+from symm_jax import synthesis as syntheses
 
 
 def table(rows: Sequence[dict], columns: Sequence[str]) -> str:
@@ -29,7 +30,10 @@ def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis:
       positive: (n, dim), of the same classes.
       synthesis: (anchor, positive) -> coefficients (n, points, 2).
     """
-    anchor, positive = similarity.normalize(jax.numpy.asarray(anchor)), similarity.normalize(jax.numpy.asarray(positive))
+    anchor, positive = (
+        similarity.normalize(jax.numpy.asarray(anchor)),
+        similarity.normalize(jax.numpy.asarray(positive)),
+    )
     points = np.asarray(syntheses.points(synthesis(anchor, positive), anchor, positive))
     n, count, dim = points.shape
     flat = points.reshape(-1, dim)

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 import tqdm
 
-from symm_jax import checkpoint, config as configs, data, logs, losses, models, optim, workdirs
+from symm_jax import checkpoint, data, logs, losses, models, optim, workdirs
+from symm_jax import config as configs
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
 
@@ -139,7 +140,7 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     # the columns' gradients to their devices, so the mean over AXIS is the whole batch's gradient.
     (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
-    metrics |= {"gradient_norm": optax.global_norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
+    metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 

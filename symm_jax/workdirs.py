@@ -8,7 +8,8 @@ from pathlib import Path
 
 import ml_collections
 
-from symm_jax import checkpoint, config as configs, files
+from symm_jax import checkpoint, files
+from symm_jax import config as configs
 from symm_jax.errors import InputError
 
 

@@ -29,7 +29,7 @@ FACES = tuple(family + style for family, styles in _FAMILIES.items() for style i
 _REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif")  # every candidate is in both
 _MIN_FACES = 4
 _CATEGORIES = ("Lu", "Ll", "Lo", "Nd")  # letters and digits
-_LOOK_ALIKE = 0.8   # correlation of two clean renderings above which they are one class
+_LOOK_ALIKE = 0.8  # correlation of two clean renderings above which they are one class
 
 
 @dataclasses.dataclass
@@ -140,7 +140,7 @@ def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
     faces = _faces_of(character)
     ink = _ink(character, faces[rng.integers(len(faces))])
     mask = _warp(ink, side, rng, rng.uniform(-0.08, 0.08, 2))
-    _blend(image, mask, _tinted(rng.uniform(0, 90), rng), rng.uniform(0.75, 1.0))
+    _blend(image, mask, _tinted(rng.uniform(0, 80), rng), rng.uniform(0.8, 1.0))
     image += rng.normal(0, rng.uniform(2, 12), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -198,8 +198,8 @@ def _normalized_shape(character: str, face: str, side: int = 24) -> np.ndarray:
 
 def _warp(ink: np.ndarray, side: int, rng: np.random.Generator, offset: np.ndarray) -> np.ndarray:
     """Places ink on a (side, side) canvas, turned, sheared and scaled at random; offset from the middle in sides."""
-    angle, shear = rng.uniform(-0.35, 0.35), rng.uniform(-0.25, 0.25)
-    scale = side * rng.uniform(0.5, 0.75) / max(ink.shape)
+    angle, shear = rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)
+    scale = side * rng.uniform(0.6, 0.8) / max(ink.shape)
     stretch = np.diag(scale * np.exp(rng.uniform(-0.15, 0.15, 2)))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.array([[1, shear], [0, 1]]) @ stretch

@@ -56,9 +56,7 @@ def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pa
     return order[start[:, None] + jnp.stack([first, second], axis=1)]
 
 
-def sample_steps(
-    key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int
-) -> np.ndarray:
+def sample_steps(key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int) -> np.ndarray:
     """`sample` for steps first_step .. first_step + num_steps - 1: (num_steps, num_pairs, 2) int32."""
     steps = jnp.arange(first_step, first_step + num_steps)
     return np.asarray(jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps))

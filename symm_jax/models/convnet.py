@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from symm_jax.errors import InputError
+
 
 class ConvNet(nn.Module):
     """Stages of 3x3 convolution, group norm, ReLU and 2x2 max pooling, then the mean over places.
@@ -23,6 +25,11 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, widths[-1])."""
+        if min(images.shape[1:3]) < 2 ** len(self.widths):
+            raise InputError(
+                f"config.data.image_size: a convnet of {len(self.widths)} stages needs at least "
+                f"{2 ** len(self.widths)} px, got {images.shape[1:3]}"
+            )
         x = images.astype(jnp.float32)
         # Each image by its own mean and contrast, so that paper and ink do not matter.
         centred = x - x.mean(axis=(1, 2, 3), keepdims=True)

@@ -12,6 +12,7 @@ import scipy.io
 from symm_jax.errors import InputError
 
 MEAN_RGB = (123.69, 116.78, 103.94)
+MIN_SIDE = 35  # below, a pooling layer has nothing left to pool
 
 # Module: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 INCEPTION = {
@@ -98,6 +99,8 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def feature_map(self, images: jax.Array) -> jax.Array:
         """Raw RGB as in `__call__` -> the last map (n, side / 32, side / 32, 1024)."""
+        if min(images.shape[1:3]) < MIN_SIDE:
+            raise InputError(f"config.data.image_size: googlenet needs at least {MIN_SIDE} px, got {images.shape[1:3]}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
         x = Conv(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
@@ -150,14 +153,16 @@ def load_googlenet_mat(path: str | Path) -> dict:
     try:
         entries = scipy.io.loadmat(path)
     except Exception as error:  # scipy raises half a dozen unrelated types for what is not a .mat file
-        raise InputError(f"config.model.pretrained: {path} cannot be read as a .mat file ({error}); {advice}") from error
+        raise InputError(
+            f"config.model.pretrained: {path} cannot be read as a .mat file ({error}); {advice}"
+        ) from error
     shapes = jax.eval_shape(GoogLeNet().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     params, faults = {}, []
     for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
         *modules, layer, kind = (key.key for key in keys)
         name = "/".join([*modules, layer]) if modules else layer.replace("_", "/", 1)
-        name, stored = (name, [like.shape[i] for i in (3, 2, 0, 1)]) if kind == "kernel" else (
-            f"{name}_bias", [1, *like.shape]
+        name, stored = (
+            (name, [like.shape[i] for i in (3, 2, 0, 1)]) if kind == "kernel" else (f"{name}_bias", [1, *like.shape])
         )
         value = entries.get(name)
         if value is None or list(value.shape) != stored:

@@ -1,0 +1,223 @@
+"""Data sets from source to arrays, their faults, pair sampling and augmentation."""
+
+import io
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.io
+import tensorflow_datasets as tfds
+from conftest import write_annotations, write_cars
+
+from symm_jax import data, errors, files
+from symm_jax.data import arrays, augment, glyphs, pairs
+
+
+def cars_data(cars, tmp_path):
+    return ml_collections.ConfigDict({"name": "cars196", "dir": str(cars), "cache_dir": str(tmp_path / "cache")})
+
+
+def test_cars_are_split_by_class_and_cropped_to_their_boxes(cars, tmp_path):
+    config = cars_data(cars, tmp_path)
+    train, test = data.load(config, "train", 20), data.load(config, "test", 16)
+    assert sorted(set(train.labels)) == [0, 1, 2, 3, 97]
+    assert sorted(set(test.labels)) == [98, 99, 195]
+    assert train.images.shape == (15, 20, 20, 3)
+    assert test.images.dtype == np.uint8
+    # Boxes are 56 x 44 pixels: a margin of the shorter side is a larger share of the height.
+    np.testing.assert_allclose(train.shorter, np.tile(np.float32([1, 44 / 56]), (15, 1)))
+    # Each photograph has its class's grey level, plus 0 .. 39.
+    np.testing.assert_allclose(test.images.mean((1, 2, 3)), test.labels + 1 + 19.5, atol=3)
+
+
+def test_box_crop_and_area_squash_are_exact():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "png")
+    example = {"image": file.getvalue(), "filename": b"a.png", "box": np.array([4, 2, 28, 18])}
+    cropped = arrays.decode(example)
+    np.testing.assert_array_equal(cropped, image[2:18, 4:28])
+    means = cropped.reshape(8, 2, 8, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(arrays.squash(cropped, 8), means, atol=1)
+
+
+def test_decoded_arrays_are_reused_and_follow_their_source(cars, tmp_path):
+    config = cars_data(cars, tmp_path)
+    first = data.load(config, "train", 20)
+    again = data.load(config, "train", 20)
+    assert first.images.filename == again.images.filename
+    PIL.Image.new("RGB", (64, 48), "white").save(cars / "car_ims/000001.jpg")
+    changed = data.load(config, "train", 20)
+    assert changed.images.filename != first.images.filename
+    assert (changed.images.min((1, 2, 3)) > 250).sum() == 1
+
+
+def test_a_corrupt_photograph_is_named_and_nothing_half_made_stays(cars, tmp_path):
+    path = cars / "car_ims/000002.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
+        data.load(cars_data(cars, tmp_path), "train", 20)
+    made = [p.name for p in (tmp_path / "cache").glob("*/arrays/*") if not p.name.startswith(".")]
+    assert made == []
+
+
+def test_damaged_arrays_are_named(cars, tmp_path):
+    path = data.load(cars_data(cars, tmp_path), "train", 20).images.filename
+    with open(path, "r+b") as file:
+        file.truncate(500)
+    with pytest.raises(errors.InputError, match="damaged.*delete it"):
+        data.load(cars_data(cars, tmp_path), "train", 20)
+
+
+def break_cars(cars, fault):
+    annotations = cars / "cars_annos.mat"
+    if fault == "no folder":
+        annotations.unlink()
+        for path in (cars / "car_ims").iterdir():
+            path.unlink()
+        (cars / "car_ims").rmdir()
+        cars.rmdir()
+    if fault == "no annotations":
+        annotations.unlink()
+    if fault == "garbage":
+        annotations.write_bytes(b"<html>moved</html>" * 50)
+    if fault == "other file":
+        scipy.io.savemat(annotations, {"names": 1})
+    if fault == "absent image":
+        (cars / "car_ims/000003.jpg").unlink()
+    if fault == "class 197":
+        write_annotations(cars, [("car_ims/000001.jpg", 1, 1, 9, 9, 197, 0)])
+    if fault == "empty box":
+        write_annotations(cars, [("car_ims/000001.jpg", 9, 1, 9, 9, 1, 0), ("car_ims/000002.jpg", 1, 1, 9, 9, 1, 0)])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no folder", "does not exist"),
+        ("no annotations", "holds no `cars_annos.mat`"),
+        ("garbage", "not the annotations file"),
+        ("other file", "not the annotations file"),
+        ("absent image", "names 1 of 24 images that are not in .*000003.jpg"),
+        ("class 197", "has class 197"),
+        ("empty box", r"box \(9, 1, 9, 9\)"),
+    ],
+)
+def test_faults_of_the_source_are_named_before_anything_is_built(cars, tmp_path, fault, message):
+    break_cars(cars, fault)
+    with pytest.raises(errors.InputError, match=message):
+        data.load(cars_data(cars, tmp_path), "train", 20)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_unknown_data_set_is_named(tmp_path):
+    with pytest.raises(errors.InputError, match="did you mean 'cars196'"):
+        data.load(ml_collections.ConfigDict({"name": "cars169", "dir": "", "cache_dir": str(tmp_path)}), "train", 8)
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    (tmp_path / "made.partial-old").mkdir()
+    with pytest.raises(RuntimeError), files.new_directory(tmp_path / "made") as aside:
+        (aside / "x").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with files.new_directory(tmp_path / "made") as aside:
+        (aside / "x").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["made", "x"]
+
+
+def test_glyphs_build_without_tensorflow(tmp_path):
+    config = glyphs.GlyphsConfig(name="small", num_classes=6, images_per_class=3, side=24, seed=1)
+    builder = glyphs.Glyphs(data_dir=tmp_path, config=config)
+    builder.download_and_prepare(file_format="array_record")
+    splits = [builder.as_data_source(s, decoders={"image": tfds.decode.SkipDecoding()}) for s in ("train", "test")]
+    train, test = ([s[i] for i in range(len(s))] for s in splits)
+    assert sorted(e["label"] for e in train) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {e["label"] for e in test} == {3, 4, 5}
+    first = next(e for e in train if e["label"] == 0 and b"/0000.png" in e["filename"])
+    character = glyphs.choose_classes(6, 1)[0]
+    expected = glyphs.draw(character, 24, np.random.default_rng([1, 0, 0]))
+    np.testing.assert_array_equal(arrays.decode(first), expected)
+    assert first["filename"].decode().startswith(f"U+{ord(character):04X}/")
+
+
+def test_glyphs_have_no_look_alikes():
+    distinct = glyphs.distinct_characters()
+    assert len(distinct) >= 400
+    for look_alikes in ("A\u0391\u0410", "oO0\u03bf\u043e", "sS", "xX\u0445", "iI"):
+        assert sum(c in distinct for c in look_alikes) <= (2 if look_alikes == "iI" else 1), look_alikes
+    assert set("ABRÑ") <= set(distinct)
+
+
+def test_nothing_imports_tensorflow():
+    code = "import sys, symm_jax.evaluate; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LABELS = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 1, 9])
+
+
+def test_pairs_are_of_distinct_classes_and_different_images():
+    table = pairs.class_table(LABELS)
+    drawn = pairs.sample_steps(jax.random.key(3), 10, 200, table, 5)
+    labels = LABELS[drawn]
+    assert (labels[..., 0] == labels[..., 1]).all()
+    assert (drawn[..., 0] != drawn[..., 1]).all()
+    assert all(len(set(row)) == 5 for row in labels[..., 0])
+    assert set(drawn.ravel()) == set(np.flatnonzero((LABELS != 0) & (LABELS != 7)))  # all that can be, are drawn
+
+
+def test_pairs_are_a_function_of_key_and_step():
+    table, key = pairs.class_table(LABELS), jax.random.key(3)
+    whole = pairs.sample_steps(key, 0, 6, table, 5)
+    np.testing.assert_array_equal(whole[4:], pairs.sample_steps(key, 4, 2, table, 5))
+    assert not np.array_equal(whole[0], whole[1])
+    assert not np.array_equal(whole, pairs.sample_steps(jax.random.key(4), 0, 6, table, 5))
+
+
+def test_too_few_classes_are_named():
+    with pytest.raises(errors.InputError, match=r"8 pairs need 8 classes .* has 7; lower it to at most 14"):
+        pairs.require_classes(pairs.class_table(LABELS), 8)
+
+
+def test_augmentation_crops_where_it_should():
+    # A ramp tells which columns were kept: no mirror, no window, a margin of exactly 5 % of the shorter side.
+    ramp = np.tile(np.arange(100, dtype=np.uint8)[None, None, :, None], (2, 100, 1, 3))
+    options = {"image_size": 50, "enlarge": 1.0, "min_margin": 0.05, "max_margin": 0.05, "mirror": False}
+    shorter = np.float32([[1, 1], [1, 0.5]])  # the second was twice as wide: half the share of its width
+    out = augment.augment(jax.random.split(jax.random.key(0), 2), ramp, shorter, **options)
+    for image, margin in zip(out, (5.0, 2.5), strict=True):
+        assert image.shape == (50, 50, 3)
+        np.testing.assert_allclose(
+            image[25, 10:40, 0], margin - 0.5 + (100 - 2 * margin) / 50 * (np.arange(10, 40) + 0.5), atol=0.1
+        )
+
+
+def test_augmentation_mirrors_half_and_depends_on_each_images_key_alone():
+    keys = jax.random.split(jax.random.key(1), 64)
+    images = jnp.tile(jnp.arange(40, dtype=jnp.uint8)[None, None, :, None], (64, 40, 1, 3))
+    out = augment.augment(keys, images, jnp.ones((64, 2)), image_size=32)
+    mirrored = np.asarray(out[:, 16, 0, 0] > out[:, 16, -1, 0])
+    assert 16 <= mirrored.sum() <= 48
+    assert len(np.unique(out[:, 16, 16, 0].round(2))) > 32
+    alone = augment.augment(keys[5:6], images[5:6], jnp.ones((1, 2)), image_size=32)
+    np.testing.assert_allclose(alone[0], out[5], atol=1e-3)
+
+
+def test_two_processes_may_build_at_once(tmp_path):
+    write_cars(tmp_path / "cars")
+    code = (
+        "import ml_collections, symm_jax.data as d; c = ml_collections.ConfigDict(dict(name='cars196', "
+        f"dir={str(tmp_path / 'cars')!r}, cache_dir={str(tmp_path / 'cache')!r})); "
+        "print(d.load(c, 'train', 16).images.sum())"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sums = [process.communicate(timeout=120)[0].split()[-1] for process in running]
+    assert [p.returncode for p in running] == [0, 0]
+    assert sums[0] == sums[1]

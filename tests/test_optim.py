@@ -1,0 +1,79 @@
+"""The optimiser against its formula in float64, the schedule at its boundaries, and ten recorded steps."""
+
+import googlenet_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from symm_jax import losses, models, optim, train
+from symm_jax.models import googlenet
+
+RECORDED = np.load("tests/data/training.npz")
+
+
+def test_schedule_is_exact_at_every_boundary():
+    schedule = jax.jit(optim.staircase_schedule(1e-4, 0.5, 5_000, 15_000, 1e-5))
+    expected = {0: 1e-4, 4_999: 1e-4, 5_000: 5e-5, 9_999: 5e-5, 10_000: 2.5e-5, 14_999: 2.5e-5, 15_000: 1e-5}
+    for step, rate in (expected | {15_001: 1e-5, 1_000_000: 1e-5}).items():
+        assert float(schedule(step)) == np.float32(rate), step
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 5.0])
+def test_update_rule_against_float64(clip_norm):
+    rng = np.random.default_rng(0)
+    params = {"backbone": rng.normal(size=(4, 3)), "embedding": {"kernel": rng.normal(size=3)}}
+    optimizer = optim.create(optax.constant_schedule(1e-3), eps=1e-3, clip_norm=clip_norm)
+    state = optimizer.init(jax.tree.map(jnp.float32, params))
+    m = v = jax.tree.map(np.zeros_like, params)
+    for t in range(1, 6):
+        gradients = jax.tree.map(lambda w: rng.normal(scale=3, size=w.shape), params)
+        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradients), state)
+        gradients["embedding"]["kernel"] = 10 * gradients["embedding"]["kernel"]
+        if clip_norm:
+            gradients = jax.tree.map(lambda g: g * min(1, clip_norm / np.linalg.norm(g)), gradients)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradients)
+        rate = 1e-3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        expected = jax.tree.map(lambda m, v, rate=rate: -rate * m / (np.sqrt(v) + 1e-3), m, v)
+        jax.tree.map(lambda u, e: np.testing.assert_allclose(u, e, rtol=1e-5, atol=1e-8), updates, expected)
+
+
+def test_weight_penalty_counts_every_array():
+    params = {"backbone": {"bias": jnp.full(3, 2.0)}, "embedding": {"kernel": jnp.ones((2, 2))}}
+    assert float(optim.weight_penalty(params)) == 0.5 * (3 * 4 + 4)
+
+
+def test_replays_ten_recorded_steps_of_the_original(tmp_path):
+    dim, stairs = 32, optim.staircase_schedule(1e-4, 0.5, 3, 7, 1e-5)
+    recipe = train.Recipe(
+        model=models.create("googlenet", dim=dim),
+        loss=losses.from_config(({"name": "npair", "synthesis": "symmetric"},)),
+        optimizer=optim.create(stairs),
+        learning_rate=stairs,
+        augment=lambda keys, images, shorter: images,
+        weight_penalty=5e-3,
+        key=jax.random.key(0),
+    )
+    embedding = {"kernel": jnp.asarray(RECORDED["embedding_kernel"]), "bias": jnp.zeros(dim)}
+    backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
+    params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
+    state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+    state = jax.tree.map(lambda x: x[None], state)
+    step = jax.pmap(lambda s, b: train.train_step(s, b, recipe), axis_name=train.AXIS, devices=jax.devices()[:1])
+    metrics = []
+    for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True):
+        pairs = images.swapaxes(0, 1)[None]
+        batch = train.Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
+        state, values = step(state, batch)
+        metrics.append({name: float(x[0]) for name, x in values.items()})
+    loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))
+    np.testing.assert_allclose(rate, RECORDED["learning_rate"], rtol=1e-6)
+    np.testing.assert_allclose(loss[:2], RECORDED["loss"][:2], rtol=1e-5)
+    # Adam makes steps of the learning rate's size out of rounding: no replay is closer later on.
+    np.testing.assert_allclose(loss, RECORDED["loss"], rtol=0.03)
+    np.testing.assert_allclose(penalty / 5e-3, RECORDED["l2_of_all_parameters"], rtol=1e-5)
+    final = jax.tree.map(lambda x: x[0], state.params)
+    np.testing.assert_allclose(final["embedding"]["kernel"], RECORDED["final_embedding_kernel"], atol=2e-4)
+    np.testing.assert_allclose(final["backbone"]["conv1_7x7_s2"]["kernel"], RECORDED["final_conv1_7x7_s2"], atol=1e-3)

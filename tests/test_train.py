@@ -1,0 +1,200 @@
+"""Training: the same on any number of devices, bit for bit the same after a resume, and safe when it ends early."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from symm_jax import checkpoint, errors, evaluate, files, logs, report, synthesis, train
+
+
+def steps_on(devices, config, arrays, num_steps, axis=train.AXIS):
+    """Losses and parameters after plain SGD steps on the first `devices` devices."""
+    recipe = train.create_recipe(config)._replace(optimizer=optax.sgd(0.1))
+    state = jax.device_get(train.create_state(config, recipe))
+    state = jax.tree.map(lambda x: np.stack([x] * devices), state)
+    step = jax.pmap(lambda s, b: train.train_step(s, b, recipe), axis_name=axis, devices=jax.devices()[:devices])
+    losses = []
+    for batch in train.batches(arrays, recipe.key, 0, num_steps, config.batch_size // 2, devices):
+        state, metrics = step(state, batch)
+        losses.append(metrics["loss"][0])
+    for leaf in jax.tree.leaves(state.params):
+        np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * devices))
+    return np.array(losses), jax.tree.map(lambda x: np.asarray(x[0]), state.params)
+
+
+@pytest.fixture
+def glyph_config(tiny, tmp_path):
+    """`tiny` on random images of 20 classes, 8 pairs: enough to share among 8 devices."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 20, 20, 3), dtype=np.uint8)
+    tiny.batch_size = 16
+    arrays = train.Arrays(images, np.repeat(np.arange(20, dtype=np.int32), 3), np.ones((60, 2), np.float32))
+    return tiny, arrays
+
+
+def test_any_number_of_devices_gives_the_same_run(glyph_config):
+    config, arrays = glyph_config
+    losses, params = steps_on(1, config, arrays, 5)
+    assert len(set(losses)) == 5
+    for devices in (2, 4, 8):
+        split_losses, split_params = steps_on(devices, config, arrays, 5)
+        np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), split_params, params)
+    config.seed = 1
+    assert np.abs(steps_on(2, config, arrays, 5)[0] - losses).max() > 1e-3  # the comparison can fail
+
+
+def digest(workdir, step, config):
+    recipe = train.create_recipe(config)
+    state = train.create_state(config, recipe, restore_from=workdir)
+    assert int(state.step) == step
+    return [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in jax.tree.leaves(state)]
+
+
+def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.train(tiny, whole)
+    tiny.num_steps = 3
+    train.train(tiny, parts)
+    assert checkpoint.steps(parts) == [3]
+    tiny.num_steps = 6
+    train.train(tiny, parts)
+    assert checkpoint.steps(parts) == checkpoint.steps(whole) == [3, 6]
+    assert digest(parts, 6, tiny) == digest(whole, 6, tiny)
+    lines = [logs.read(logs.metrics_path(w, "train")) for w in (whole, parts)]
+    for line in lines[0] + lines[1]:
+        del line["images_per_second"]
+    assert lines[0] == lines[1]
+    assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_evaluation_is_honest_about_what_it_did(tiny, tmp_path, capsys):
+    tiny.eval_batch_size = 2  # 9 test photographs on 8 devices: the last batch is filled up
+    workdir = tmp_path / "run"
+    recipe = train.create_recipe(tiny)
+    state = train.create_state(tiny, recipe)
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(train.configs.to_dict(tiny)))
+    with checkpoint.Writer(workdir, {}) as writer:
+        writer.save(3, state.params, state.opt_state)
+    rows = evaluate.evaluate(tiny, workdir)
+    test = train.data.load(tiny.data, "test", tiny.data.image_size)
+    embeddings = recipe.model.apply({"params": state.params}, test.images)
+    expected = evaluate.metrics.recall_at_k(embeddings, test.labels, tiny.recall_ks)
+    assert rows == [{"step": 3} | {f"recall@{k}": v for k, v in expected.items()}]
+    assert "best on the test classes" in capsys.readouterr().out
+    assert (workdir / "points.png").stat().st_size > 10_000
+    before = logs.metrics_path(workdir, "eval").read_text()
+    assert evaluate.evaluate(tiny, workdir) == rows  # nothing is done twice
+    assert logs.metrics_path(workdir, "eval").read_text() == before
+
+
+def test_another_configs_workdir_is_refused(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(train.configs.to_dict(tiny)))
+    params = {"w": jnp.ones(2)}
+    with checkpoint.Writer(tmp_path / "run", {}) as writer:
+        writer.save(3, params, params)
+    tiny.model.dim = 16
+    tiny.num_steps = 99  # may change
+    with pytest.raises(errors.InputError, match=r"another config:\n  model.dim: 16, there 8\n"):
+        train.train(tiny, tmp_path / "run")
+    with pytest.raises(errors.InputError, match=r"model.dim: 16, there 8"):
+        evaluate.evaluate(tiny, tmp_path / "run")
+
+
+def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
+    with (
+        files.lock(tmp_path / "run/.lock"),
+        pytest.raises(errors.InputError, match=f"another process trains in .*process {os.getpid()}"),
+    ):
+        train.train(tiny, tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="--workdir: .* cannot be written"):
+        train.train(tiny, tmp_path / "file")
+    with pytest.raises(errors.InputError, match="holds no checkpoints"):
+        evaluate.evaluate(tiny, tmp_path / "nothing")
+
+
+def test_damaged_and_unfinished_checkpoints(tmp_path):
+    params = {"w": jnp.arange(5.0)}
+    with checkpoint.Writer(tmp_path, {}) as writer:
+        for step in (1, 2):
+            writer.save(step, params, params)
+    (tmp_path / "checkpoints/7").mkdir()
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    shutil.copytree(tmp_path / "checkpoints/2", tmp_path / "checkpoints/3.orbax-checkpoint-tmp")
+    checkpoint.remove_unfinished(tmp_path)
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, params=params)["params"]["w"], np.arange(5))
+    shutil.rmtree(tmp_path / "checkpoints/2/params")
+    with pytest.raises(errors.InputError, match="checkpoints/2 cannot be read"):
+        checkpoint.restore(tmp_path, 2, params=params)
+
+
+def test_divergence_stops_the_run_and_saves_nothing(tiny, tmp_path, one_device):
+    tiny.optimizer.learning_rate = 1e30
+    tiny.losses = ({"name": "npair"},)
+    with pytest.raises(FloatingPointError, match=r"diverged by step [1-6] \(seed 0\)"):
+        train.train(tiny, tmp_path / "run")
+    assert 6 not in checkpoint.steps(tmp_path / "run")
+
+
+def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
+    path = logs.metrics_path(tmp_path, "train")
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert [line["step"] for line in logs.read(path)] == [1, 2]
+    with logs.MetricLog(tmp_path, "train", last_step=1) as log:
+        log.write(2, {"loss": 0.5})
+    assert logs.read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}]
+
+
+def test_table_marks_the_best():
+    rows = [{"step": 5, "recall@1": 0.25, "recall@2": 0.5}, {"step": 10, "recall@1": 0.5, "recall@2": 0.75}]
+    lines = report.table(rows, ["recall@1", "recall@2"]).splitlines()
+    assert lines[1].split() == ["5", "25.00%", "50.00%"]
+    assert lines[2].startswith("      10     50.00%     75.00%  * best")
+
+
+def test_points_are_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    report.draw_points(tmp_path / "p.png", *rng.normal(size=(2, 4, 8)).astype(np.float32), synthesis.symmetric)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
+    command = [
+        *(
+            sys.executable,
+            "launch.py",
+            "--config=configs/car_npair.py",
+            f"--workdir={tmp_path / 'run'}",
+            "--mode=train",
+        ),
+        *(f"--config.data.dir={cars}", f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.data.image_size=35"),
+        *("--config.model.pretrained=", "--config.batch_size=4", "--config.checkpoint_every=1000"),
+        *("--config.num_steps=1000", "--config.log_every=1"),
+    ]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    path, deadline = logs.metrics_path(tmp_path / "run", "train"), time.monotonic() + 240
+    while len(logs.read(path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, output
+    (step,) = checkpoint.steps(tmp_path / "run")
+    assert step == logs.read(path)[-1]["step"]
+    assert f"stopped by SIGTERM at step {step}" in output
