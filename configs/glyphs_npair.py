@@ -15,7 +15,7 @@ def get_config():
     config = default.get_config()
     config.batch_size = 128
     config.num_steps = 600
-    config.checkpoint_every = 200
+    config.checkpoint_every = 100
     config.data.name = "glyphs"
     config.data.dir = ""
     config.data.image_size = 32
@@ -26,7 +26,7 @@ def get_config():
     config.model.options = ml_collections.ConfigDict({"widths": (32, 64, 128, 256)})
     config.losses = ({"name": "npair", "l2_normalize": True, "scale": 16.0, "l2_reg": 0.0},)
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.decay_every = 200
+    config.optimizer.decay_every = 250
     config.optimizer.stop_step = 600
     config.optimizer.weight_penalty = 1e-4
     config.optimizer.embedding_gradient_scale = 1.0

@@ -24,7 +24,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
     try:
         yield aside
-        os.rename(aside, path)
+        aside.rename(path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

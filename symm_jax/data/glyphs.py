@@ -10,6 +10,7 @@ import hashlib
 import io
 import unicodedata
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import matplotlib.font_manager
@@ -46,7 +47,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     """PNG images (side, side, 3) with label 0 .. num_classes - 1; the first half of the classes is "train"."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [GlyphsConfig(name="default")]
+    BUILDER_CONFIGS: ClassVar = [GlyphsConfig(name="default")]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
