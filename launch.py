@@ -16,6 +16,11 @@ _MODE = flags.DEFINE_string("mode", "train_and_eval", f"One of {', '.join(MODES)
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line as one message and exit code 2."""
     try:
+        absent = next(
+            (word for word in argv if re.match(r"--?config=", word) and not Path(word.split("=")[1]).is_file()), ""
+        )
+        if absent:
+            raise flags.Error(f"{absent}: there is no such file; configs/ has those that ship")
         rest = flags.FLAGS(argv)[1:]
         if rest:
             dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")

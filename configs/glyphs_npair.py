@@ -13,9 +13,8 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.batch_size = 128
-    config.num_steps = 600
-    config.checkpoint_every = 100
+    config.num_steps = 800
+    config.checkpoint_every = 200
     config.data.name = "glyphs"
     config.data.dir = ""
     config.data.image_size = 32
@@ -23,11 +22,13 @@ def get_config():
     config.model.name = "convnet"
     config.model.dim = 128
     config.model.pretrained = ""
-    config.model.options = ml_collections.ConfigDict({"widths": (32, 64, 128, 256)})
+    config.model.options = ml_collections.ConfigDict({"widths": (48, 96, 192)})
     config.losses = ({"name": "npair", "l2_normalize": True, "scale": 16.0, "l2_reg": 0.0},)
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.decay_every = 250
-    config.optimizer.stop_step = 600
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.decay_rate = 0.3
+    config.optimizer.decay_every = 400
+    config.optimizer.stop_step = 640
+    config.optimizer.final_learning_rate = 2.7e-4
     config.optimizer.weight_penalty = 1e-4
     config.optimizer.embedding_gradient_scale = 1.0
     return config

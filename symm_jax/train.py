@@ -93,12 +93,12 @@ def init_params(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -
     return model.init(key, jnp.zeros((1, side, side, 3), jnp.uint8))["params"]
 
 
-def create_state(config: ml_collections.ConfigDict, recipe: Recipe, restore_from: Path | None = None) -> State:
-    """The state to start from, in this order of preference.
+def create_state(
+    config: ml_collections.ConfigDict, recipe: Recipe, *, backbone: Any = None, restore_from: Path | None = None
+) -> State:
+    """The state to start from: the newest checkpoint in the workdir `restore_from`, else random weights.
 
-    1. The newest checkpoint in the workdir `restore_from`.
-    2. Random weights, the backbone's replaced by those of config.model.pretrained.
-    3. Random weights, where config.model.pretrained is empty.
+    `backbone`, if given, replaces the random weights of the backbone.
     """
     init = functools.partial(init_params, config, recipe.model)
     key = jax.random.fold_in(recipe.key, _INIT_STREAM)
@@ -109,8 +109,6 @@ def create_state(config: ml_collections.ConfigDict, recipe: Recipe, restore_from
             restore_from, step, params=params, opt_state=jax.eval_shape(recipe.optimizer.init, params)
         )
         return State(jnp.asarray(step, jnp.int32), **items)
-    pretrained = config.model.pretrained
-    backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
     params = jax.jit(init)(key)
     if backbone is not None:
         params["backbone"] = jax.tree.map(lambda w, like: jnp.asarray(w, like.dtype), backbone, params["backbone"])
@@ -193,10 +191,12 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     recipe = create_recipe(config)
     with workdirs.writing(workdir, config):
         finished = checkpoint.steps(workdir)
+        pretrained = not finished and config.model.pretrained
+        backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
         arrays = load_train(config)
         num_pairs = config.batch_size // 2
         pairs.require_classes(pairs.class_table(arrays.labels), num_pairs)
-        state = create_state(config, recipe, restore_from=workdir if finished else None)
+        state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
         first_step = finished[-1] if finished else 0
         _describe(config, workdir, arrays, state, first_step)
         stream = batches(arrays, recipe.key, first_step, config.num_steps, num_pairs, jax.local_device_count())

@@ -11,11 +11,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import scipy.io
-import tensorflow_datasets as tfds
 from conftest import write_annotations, write_cars
 
 from symm_jax import data, errors, files
-from symm_jax.data import arrays, augment, glyphs, pairs
+from symm_jax.data import arrays, augment, pairs
 
 
 def cars_data(cars, tmp_path):
@@ -130,29 +129,6 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     with files.new_directory(tmp_path / "made") as aside:
         (aside / "x").touch()
     assert [p.name for p in tmp_path.rglob("*")] == ["made", "x"]
-
-
-def test_glyphs_build_without_tensorflow(tmp_path):
-    config = glyphs.GlyphsConfig(name="small", num_classes=6, images_per_class=3, side=24, seed=1)
-    builder = glyphs.Glyphs(data_dir=tmp_path, config=config)
-    builder.download_and_prepare(file_format="array_record")
-    splits = [builder.as_data_source(s, decoders={"image": tfds.decode.SkipDecoding()}) for s in ("train", "test")]
-    train, test = ([s[i] for i in range(len(s))] for s in splits)
-    assert sorted(e["label"] for e in train) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert {e["label"] for e in test} == {3, 4, 5}
-    first = next(e for e in train if e["label"] == 0 and b"/0000.png" in e["filename"])
-    character = glyphs.choose_classes(6, 1)[0]
-    expected = glyphs.draw(character, 24, np.random.default_rng([1, 0, 0]))
-    np.testing.assert_array_equal(arrays.decode(first), expected)
-    assert first["filename"].decode().startswith(f"U+{ord(character):04X}/")
-
-
-def test_glyphs_have_no_look_alikes():
-    distinct = glyphs.distinct_characters()
-    assert len(distinct) >= 400
-    for look_alikes in ("A\u0391\u0410", "oO0\u03bf\u043e", "sS", "xX\u0445", "iI"):
-        assert sum(c in distinct for c in look_alikes) <= (2 if look_alikes == "iI" else 1), look_alikes
-    assert set("ABRÑ") <= set(distinct)
 
 
 def test_nothing_imports_tensorflow():

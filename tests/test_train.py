@@ -175,18 +175,10 @@ def test_points_are_drawn(tmp_path):
 
 
 def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
-    command = [
-        *(
-            sys.executable,
-            "launch.py",
-            "--config=configs/car_npair.py",
-            f"--workdir={tmp_path / 'run'}",
-            "--mode=train",
-        ),
-        *(f"--config.data.dir={cars}", f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.data.image_size=35"),
-        *("--config.model.pretrained=", "--config.batch_size=4", "--config.checkpoint_every=1000"),
-        *("--config.num_steps=1000", "--config.log_every=1"),
-    ]
+    flags = {"data.name": "cars196", "data.dir": cars, "data.cache_dir": tmp_path / "cache", "data.image_size": 16}
+    flags |= {"batch_size": 4, "checkpoint_every": 10**6, "num_steps": 10**6, "log_every": 1}
+    command = [sys.executable, "launch.py", "--config=configs/glyphs_npair.py", f"--workdir={tmp_path / 'run'}"]
+    command += ["--mode=train", *(f"--config.{field}={value}" for field, value in flags.items())]
     environment = os.environ | {"XLA_FLAGS": ""}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     path, deadline = logs.metrics_path(tmp_path / "run", "train"), time.monotonic() + 240

@@ -29,11 +29,14 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
     """
     builder, source_dir = create_builder(data)
     root = Path(builder.data_dir).parents[1]
-    with files.lock(root / ".lock"):
-        if not builder.data_path.exists():
-            print(f"building  {root}")
-            config = tfds.download.DownloadConfig(manual_dir=source_dir)
-            builder.download_and_prepare(download_config=config, file_format="array_record")
+    if not builder.data_path.exists():
+        with files.lock(root / ".lock"):
+            # Made anew: a builder knows of records only that were there when it was made.
+            builder, _ = create_builder(data)
+            if not builder.data_path.exists():
+                print(f"building  {root}")
+                config = tfds.download.DownloadConfig(manual_dir=source_dir)
+                builder.download_and_prepare(download_config=config, file_format="array_record")
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     if not len(source):
         raise errors.InputError(f"config.data.dir: {source_dir} has no images of the {split} classes of {data.name}")

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import string
 import unicodedata
 from pathlib import Path
 from typing import ClassVar
@@ -25,12 +26,15 @@ _FAMILIES = {
     "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
     "DejaVuSansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
     "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
+    "cm": ("r10", "b10", "ss10", "ti10", "tt10"),
 }
 FACES = tuple(family + style for family, styles in _FAMILIES.items() for style in styles)
-_REFERENCE_FACES = ("DejaVuSans", "DejaVuSerif")  # every candidate is in both
+# Computer Modern's code points mean what Unicode means by them for these only.
+_CM_CHARACTERS = string.ascii_letters + string.digits
 _MIN_FACES = 4
-_CATEGORIES = ("Lu", "Ll", "Lo", "Nd")  # letters and digits
-_LOOK_ALIKE = 0.8  # correlation of two clean renderings above which they are one class
+_CATEGORIES = ("Lu", "Ll", "Lt", "Lo", "Nd", "Sm", "Sc")  # letters, digits, signs of mathematics and money
+_LOOK_ALIKE = 0.82  # correlation of two clean renderings above which they are one class
+_POOL = 500  # classes are drawn from so many characters, those with the most faces
 
 
 @dataclasses.dataclass
@@ -38,7 +42,7 @@ class GlyphsConfig(tfds.core.BuilderConfig):
     """num_classes (half of them for test), images_per_class, side in pixels, seed of everything drawn."""
 
     num_classes: int = 400
-    images_per_class: int = 20
+    images_per_class: int = 24
     side: int = 40
     seed: int = 0
 
@@ -84,7 +88,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
 def source_digest() -> str:
     """A digest of what the images depend on: this file, the fonts' release and the drawing libraries'."""
-    versions = " ".join((matplotlib.__version__, PIL.__version__, cv2.__version__, np.__version__))
+    versions = f"{matplotlib.__version__} {PIL.__version__} {cv2.__version__} {np.__version__}"
     return hashlib.sha256(Path(__file__).read_bytes() + versions.encode()).hexdigest()
 
 
@@ -93,31 +97,34 @@ def choose_classes(num_classes: int, seed: int) -> list[str]:
     distinct = distinct_characters()
     if num_classes > len(distinct):
         raise ValueError(f"num_classes = {num_classes}: the fonts hold {len(distinct)} characters that differ enough")
-    return [distinct[i] for i in np.random.default_rng(seed).permutation(len(distinct))[:num_classes]]
+    pool = max(_POOL, num_classes)
+    return [distinct[i] for i in np.random.default_rng(seed).permutation(min(pool, len(distinct)))[:num_classes]]
 
 
-def candidates() -> list[str]:
-    """Letters and digits that are in both reference faces and in at least 4 faces, by code point."""
-    charmaps = [set(matplotlib.font_manager.get_font(_path(face)).get_charmap()) for face in FACES]
-    reference = set.intersection(*(charmaps[FACES.index(face)] for face in _REFERENCE_FACES))
-    return [
-        chr(code)
-        for code in sorted(reference)
-        if unicodedata.category(chr(code)) in _CATEGORIES and sum(code in m for m in charmaps) >= _MIN_FACES
-    ]
+@functools.cache
+def candidates() -> tuple[str, ...]:
+    """Letters, digits and signs that at least 4 faces have, those in the most faces first, then by code point.
+
+    Without what Unicode takes apart: a letter and an accent, a ligature, a letter of another style or size.
+    """
+    codes = sorted(frozenset.union(*map(_charmap, FACES)))
+    characters = [c for c in map(chr, codes) if unicodedata.category(c) in _CATEGORIES]
+    whole = [c for c in characters if unicodedata.normalize("NFKD", c) == c and len(faces_of(c)) >= _MIN_FACES]
+    return tuple(sorted(whole, key=lambda c: -len(faces_of(c))))
 
 
 @functools.cache
 def distinct_characters() -> tuple[str, ...]:
-    """The candidates, each unlike all before it in every reference face, whatever their size and place.
+    """The candidates, each unlike all before it in every face that both have, whatever their size and place.
 
-    Likeness is the correlation of clean renderings scaled to one box, the aspect kept.
+    Likeness is the correlation of clean renderings scaled to one box.
     """
     characters = candidates()
     alike = np.zeros((len(characters), len(characters)), bool)
-    for face in _REFERENCE_FACES:
-        shapes = np.stack([_normalized_shape(c, face) for c in characters])
-        alike |= shapes @ shapes.T > _LOOK_ALIKE
+    for face in FACES:
+        rows = np.array([i for i, c in enumerate(characters) if face in faces_of(c)])
+        shapes = np.stack([_normalised_shape(characters[i], face) for i in rows])
+        alike[np.ix_(rows, rows)] |= shapes @ shapes.T > _LOOK_ALIKE
     kept: list[int] = []
     for i in range(len(characters)):
         if alike[i, i] and not alike[i, kept].any():  # blank renderings are not even like themselves
@@ -125,8 +132,26 @@ def distinct_characters() -> tuple[str, ...]:
     return tuple(characters[i] for i in kept)
 
 
+@functools.cache
+def faces_of(character: str) -> tuple[str, ...]:
+    """The faces that have the character, a part of FACES."""
+    return tuple(face for face in FACES if ord(character) in _charmap(face))
+
+
 def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws one image of a character: a random face, affine change, paper, ink and clutter.
+    """`draw_in_face` in a random one of the faces that have the character; (side, side, 3) uint8 RGB."""
+    faces = faces_of(character)
+    return draw_in_face(character, faces[rng.integers(len(faces))], side, rng)
+
+
+def draw_in_face(character: str, face: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws one image of a character: a random affine change, paper, ink and clutter.
+
+    Args:
+      character: one that `face` has.
+      face: one of FACES.
+      side: pixels.
+      rng: of everything random.
 
     Returns:
       (side, side, 3) uint8 RGB, a function of the arguments and the generator's state alone.
@@ -138,11 +163,9 @@ def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
         other = _ink(_CLUTTER[rng.integers(len(_CLUTTER))], FACES[rng.integers(len(FACES))])
         corner = rng.choice([-1, 1], 2) * rng.uniform(0.35, 0.5, 2)
         _blend(image, _warp(other, side, rng, corner), _tinted(rng.uniform(0, 255), rng), rng.uniform(0.3, 0.7))
-    faces = _faces_of(character)
-    ink = _ink(character, faces[rng.integers(len(faces))])
-    mask = _warp(ink, side, rng, rng.uniform(-0.08, 0.08, 2))
-    _blend(image, mask, _tinted(rng.uniform(0, 80), rng), rng.uniform(0.8, 1.0))
-    image += rng.normal(0, rng.uniform(2, 12), image.shape)
+    mask = _warp(_ink(character, face), side, rng, rng.uniform(-0.08, 0.08, 2))
+    _blend(image, mask, _tinted(rng.uniform(0, 90), rng), rng.uniform(0.75, 1.0))
+    image += rng.normal(0, rng.uniform(2, 10), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
@@ -168,11 +191,9 @@ def _font(face: str) -> PIL.ImageFont.FreeTypeFont:
 
 @functools.cache
 def _charmap(face: str) -> frozenset[int]:
+    if face.startswith("cm"):
+        return frozenset(map(ord, _CM_CHARACTERS))
     return frozenset(matplotlib.font_manager.get_font(_path(face)).get_charmap())
-
-
-def _faces_of(character: str) -> list[str]:
-    return [face for face in FACES if ord(character) in _charmap(face)]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -184,7 +205,7 @@ def _ink(character: str, face: str) -> np.ndarray:
     return np.asarray(mask.crop(box)) if box else np.zeros((1, 1), np.uint8)
 
 
-def _normalized_shape(character: str, face: str, side: int = 24) -> np.ndarray:
+def _normalised_shape(character: str, face: str, side: int = 24) -> np.ndarray:
     """The ink scaled into a box, blurred by a pixel so that hair lines overlap, as a unit vector without mean."""
     ink = _ink(character, face).astype(np.float32)
     size = np.maximum(1, np.rint(side * np.array(ink.shape) / max(ink.shape))).astype(int)
