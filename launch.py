@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 MODES = ("train_and_eval", "train", "eval", "prepare")
@@ -53,6 +53,7 @@ def main(_) -> None:
     from symm_jax import config as configs
     from symm_jax import errors, evaluate, train
 
+    logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}").expanduser().resolve()

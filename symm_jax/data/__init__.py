@@ -4,6 +4,8 @@
 folder named by a digest of the source, and opens it.
 """
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
             if not builder.data_path.exists():
                 print(f"building  {root}")
                 config = tfds.download.DownloadConfig(manual_dir=source_dir)
-                builder.download_and_prepare(download_config=config, file_format="array_record")
+                with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads, and there are none
+                    builder.download_and_prepare(download_config=config, file_format="array_record")
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     if not len(source):
         raise errors.InputError(f"config.data.dir: {source_dir} has no images of the {split} classes of {data.name}")
