@@ -1,11 +1,14 @@
 """Trains and evaluates what a config describes: python launch.py --config=configs/car_symm_npair.py"""
 
+import itertools
 import re
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from symm_jax.errors import InputError, suggest
 
 MODES = ("train_and_eval", "train", "eval", "prepare")
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, see configs/.", lock_config=True)
@@ -16,11 +19,10 @@ _MODE = flags.DEFINE_string("mode", "train_and_eval", f"One of {', '.join(MODES)
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake on the command line as one message and exit code 2."""
     try:
-        absent = next(
-            (word for word in argv if re.match(r"--?config=", word) and not Path(word.split("=")[1]).is_file()), ""
-        )
-        if absent:
-            raise flags.Error(f"{absent}: there is no such file; configs/ has those that ship")
+        files = [word.split("=", 1)[1] for word in argv if re.match(r"--?config=", word)]
+        files += [word for flag, word in itertools.pairwise(argv) if flag in ("--config", "-config")]
+        if absent := [file for file in files if not Path(file).is_file()]:
+            raise flags.Error(f"--config={absent[0]}: there is no such file; configs/ has those that ship")
         rest = flags.FLAGS(argv)[1:]
         if rest:
             dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")
@@ -40,18 +42,12 @@ def fail(error: Exception) -> None:
     sys.exit(2)
 
 
-def suggest(*arguments) -> str:
-    from symm_jax.errors import suggest as suggestion
-
-    return suggestion(*arguments)
-
-
 def main(_) -> None:
     # Imported after the flags are known to be right: a typing error is answered at once.
     import jax
 
     from symm_jax import config as configs
-    from symm_jax import errors, evaluate, train
+    from symm_jax import evaluate, train
 
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
@@ -65,8 +61,11 @@ def main(_) -> None:
             train.train(config, workdir)
         if _MODE.value in ("eval", "train_and_eval"):
             evaluate.evaluate(config, workdir)
-    except (errors.InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError) as error:
         fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

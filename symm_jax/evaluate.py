@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from symm_jax import checkpoint, data, logs, losses, metrics, report, train, workdirs
+from symm_jax import checkpoint, logs, losses, metrics, report, train, workdirs
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
@@ -34,7 +34,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> list[dict]:
         raise InputError(f"--workdir: {workdir} holds no checkpoints; train first, with --mode=train")
     workdirs.check_config(workdir, config)
     model = train.create_model(config)
-    test = data.load(config.data, "test", config.data.image_size)
+    test = train.load_test(config)
     print(f"test      {len(test.images):,} images of {len(np.unique(test.labels))} classes")
     shapes = jax.eval_shape(functools.partial(train.init_params, config, model), jax.random.key(0))
     embed = embedder(model)

@@ -180,6 +180,11 @@ def load_train(config: ml_collections.ConfigDict) -> Arrays:
     return data.load(config.data, "train", side)
 
 
+def load_test(config: ml_collections.ConfigDict) -> Arrays:
+    """The decoded test images of a config's data set, at the size that the network sees."""
+    return data.load(config.data, "test", config.data.image_size)
+
+
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_steps, from the newest checkpoint in `workdir` if there is one.
 
@@ -189,13 +194,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
       SystemExit: SIGTERM (143) or Ctrl-C (130) came; the state has been saved.
     """
     recipe = create_recipe(config)
+    workdirs.check_config(workdir, config)
+    finished = checkpoint.steps(workdir)
+    pretrained = not finished and config.model.pretrained
+    backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
+    arrays = load_train(config)
+    # Decoded now, so that a corrupt test image does not wait for the end of training to be found.
+    load_test(config)
+    num_pairs = config.batch_size // 2
+    pairs.require_classes(pairs.class_table(arrays.labels), num_pairs)
     with workdirs.writing(workdir, config):
-        finished = checkpoint.steps(workdir)
-        pretrained = not finished and config.model.pretrained
-        backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
-        arrays = load_train(config)
-        num_pairs = config.batch_size // 2
-        pairs.require_classes(pairs.class_table(arrays.labels), num_pairs)
         state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
         first_step = finished[-1] if finished else 0
         _describe(config, workdir, arrays, state, first_step)
@@ -294,6 +302,5 @@ def _describe(config, workdir: Path, arrays: Arrays, state: State, first_step: i
 
 def prepare(config: ml_collections.ConfigDict) -> None:
     """Builds and decodes the data set, so that training starts at once."""
-    test = data.load(config.data, "test", config.data.image_size)
-    for split, arrays in (("train", load_train(config)), ("test", test)):
+    for split, arrays in (("train", load_train(config)), ("test", load_test(config))):
         print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")

@@ -61,7 +61,14 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
     ("arguments", "message"),
     [
         ([], "--config is missing"),
-        (["--config=configs/absent.py"], "absent.py"),
+        (["--config=configs/absent.py"], "absent.py: there is no such file"),
+        (["--config", "configs/absent.py"], "absent.py: there is no such file"),
+        (["--config=configs/glyphs_npair.py", "--config.model.name=conv"], "did you mean 'convnet'"),
+        (["--config=configs/glyphs_npair.py", "--config.losses=({'name':'n_pair'},)"], "did you mean 'npair'"),
+        (
+            ["--config=configs/glyphs_npair.py", "--config.model.pretrained=x.mat"],
+            "no pretrained weights for 'convnet'",
+        ),
         (["--config=configs/car_npair.py", "--config.batchsize=4"], "batch_size"),
         (["--config=configs/car_npair.py", "config.batch_size=4"], "did you mean --config.batch_size=4?"),
         (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),

@@ -89,7 +89,7 @@ def test_evaluation_is_honest_about_what_it_did(tiny, tmp_path, capsys):
     with checkpoint.Writer(workdir, {}) as writer:
         writer.save(3, state.params, state.opt_state)
     rows = evaluate.evaluate(tiny, workdir)
-    test = train.data.load(tiny.data, "test", tiny.data.image_size)
+    test = train.load_test(tiny)
     embeddings = recipe.model.apply({"params": state.params}, test.images)
     expected = evaluate.metrics.recall_at_k(embeddings, test.labels, tiny.recall_ks)
     assert rows == [{"step": 3} | {f"recall@{k}": v for k, v in expected.items()}]
@@ -125,6 +125,21 @@ def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
         train.train(tiny, tmp_path / "file")
     with pytest.raises(errors.InputError, match="holds no checkpoints"):
         evaluate.evaluate(tiny, tmp_path / "nothing")
+
+
+def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars, one_device):
+    path = cars / "car_ims/000024.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(errors.InputError, match="car_ims/000024.jpg cannot be decoded"):
+        train.train(tiny, tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run") == []
+
+
+def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
+    tiny.batch_size = 16
+    with pytest.raises(errors.InputError, match="8 pairs need 8 classes .* has 5"):
+        train.train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_and_unfinished_checkpoints(tmp_path):
