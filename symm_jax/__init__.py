@@ -1,0 +1,1 @@
+"""Deep metric learning with synthetic hard samples: `from symm_jax import losses, metrics, models, synthesis`."""

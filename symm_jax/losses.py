@@ -59,7 +59,7 @@ def npair_loss(
     Example:
       >>> import jax.numpy as jnp
       >>> a = jnp.eye(2)
-      >>> print(npair_loss(a, a, jnp.arange(2), l2_reg=0.0).round(4))  # log(1 + exp(-1))
+      >>> print(f"{npair_loss(a, a, jnp.arange(2), l2_reg=0.0):.4f}")  # log(1 + exp(-1))
       0.3133
     """
     _check(anchor, positive, labels)

@@ -42,8 +42,8 @@ def recall_at_k(
     Example:
       >>> import numpy as np
       >>> x = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]])
-      >>> recall_at_k(x, np.array([0, 0, 1, 1]), ks=(1, 2))
-      {1: 0.5, 2: 0.75}
+      >>> recall_at_k(x, np.array([0, 0, 1, 1]), ks=(1, 3))
+      {1: 0.75, 3: 1.0}
     """
     embeddings, labels = np.asarray(embeddings), np.asarray(labels)
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
