@@ -1,6 +1,6 @@
 """Symm + N-pair on drawn characters, from scratch: the demonstration.
 
-python launch.py --config=configs/glyphs_symm_npair.py
+    python launch.py --config=configs/glyphs_symm_npair.py
 
 About a minute on two CPU cores. Recall@1 at step 800 with seeds 0 and 1: 91.8 and 91.4 %.
 """

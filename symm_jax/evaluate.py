@@ -46,8 +46,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> list[dict]:
             params = checkpoint.restore(workdir, step, params=shapes)["params"]
             embeddings = embed_all(embed, params, test, config.eval_batch_size, f"evaluate step {step}")
             recall = metrics.recall_at_k(embeddings, test.labels, config.recall_ks)
-            done[step] = {"step": step} | {f"recall@{k}": value for k, value in recall.items()}
-            log.write(step, {k: v for k, v in done[step].items() if k != "step"})
+            values = {f"recall@{k}": value for k, value in recall.items()}
+            log.write(step, values)
+            done[step] = {"step": step} | values
     if steps[-1] in todo:
         _draw_points(config, workdir, embeddings, test.labels)
     rows = [done[step] for step in steps]
