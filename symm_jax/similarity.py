@@ -1,25 +1,21 @@
-"""Similarities between the (synthetic) points of every two classes of a batch, and the hardest of them.
+"""Similarities of embeddings: products in full precision, across devices, and row block by row block.
 
-The similarity of point k of class i with point l of class j is
-
-    S[(i, k), (j, l)] = sum over u, v in {anchor, positive} of C[i, k, u] C[j, l, v] G_uv[i, j]
-
-with C the coefficients of a synthesis and G_uv = u @ v.T the Gram blocks of the originals: four products
-of (n, dim) matrices however many points there are, three where one is another's transpose.
-
-Rows are this device's classes. With `axis_name` columns are the classes of all devices, so that a class meets
-every negative of the global batch; nothing else in a loss knows about devices.
+A loss of n pairs compares every row (a class of this device) with every column (a class of any device). Nothing
+here or in a loss holds all of those comparisons at once: `sum_over_rows` visits a block of rows at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Rows of all devices in device order: (n, ...) -> (devices * n, ...); `x` itself when there is no axis."""
-    return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
+def gather(x: Any, axis_name: str | None) -> Any:
+    """Rows of all devices in device order: leaves (n, ...) -> (devices * n, ...); `x` itself without an axis."""
+    if axis_name is None:
+        return x
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), x)
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -31,43 +27,82 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Rows of unit L2 norm; a zero row stays zero, with gradient 0."""
+    """Rows of unit L2 norm, (n, dim) -> (n, dim); a zero row stays zero, with gradient 0."""
+    # Scaling by the largest entry first keeps the squares of huge and tiny rows within range.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    x = x / jnp.where(largest > 0, largest, 1)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    ok = square > 0
-    return jnp.where(ok, x * jax.lax.rsqrt(jnp.where(ok, square, 1)), 0)
+    return jnp.where(largest > 0, x * jax.lax.rsqrt(jnp.where(largest > 0, square, 1)), 0)
 
 
-def hardest(
-    anchor: jax.Array,
-    positive: jax.Array,
-    coefficients: jax.Array,
-    candidates: Sequence[tuple[int, int]],
-    axis_name: str | None = None,
-) -> jax.Array:
-    """The largest similarity over candidate pairs of points, for every two classes.
+def sum_over_rows(
+    function: Callable[..., tuple[jax.Array, Any]],
+    rows: Any,
+    columns: Any,
+    row_ids: Any,
+    column_ids: Any,
+    block_size: int,
+) -> tuple[jax.Array, Any]:
+    """The sum of a function over blocks of rows, each against all columns, in memory for one block.
+
+    The gradient of a block is taken together with its value and only its sums are kept, so that nothing of size
+    rows x columns is ever stored and no product is made twice.
 
     Args:
-      anchor: (n, dim).
-      positive: (n, dim).
-      coefficients: (n, points, 2), see synthesis.py.
-      candidates: pairs (k, l): point k of the row's class against point l of the column's.
-      axis_name: the mapped axis over which the batch is split, if it is.
+      function: (rows, columns, row_ids, column_ids) -> (scalar, tree of further sums that have no gradient); of
+        any number of rows. It may close over Python values only.
+      rows: tree of floating arrays (n, ...).
+      columns: tree of floating arrays (N, ...).
+      row_ids: tree of integer arrays (n, ...).
+      column_ids: tree of integer arrays (N, ...).
+      block_size: rows at a time; n need not be a multiple.
 
     Returns:
-      (n, N) similarities, N = n x devices; the diagonal block, where both are of one class, is mined as well.
+      What `function` returns, summed over the blocks.
     """
-    a, p, c = (gather(x, axis_name) for x in (anchor, positive, coefficients))
-    anchor_positive = product(anchor, p)
-    # On one device p a' is the transpose of a p': one product saved.
-    positive_anchor = anchor_positive.T if axis_name is None else product(positive, a)
-    blocks = ((product(anchor, a), anchor_positive), (positive_anchor, product(positive, p)))
+    n = len(jax.tree.leaves(row_ids)[0])
+    if n <= block_size:
+        return function(rows, columns, row_ids, column_ids)
+    rest = n % block_size
 
-    def candidate(k, l):
-        terms = (coefficients[:, k, u, None] * c[None, :, l, v] * blocks[u][v] for u in (0, 1) for v in (0, 1))
-        return sum(terms)
+    def scan(step, start, rows):
+        """Folds `step` over the full blocks, then over the rest; returns (carry, outputs of each row)."""
+        blocks = jax.tree.map(lambda x: x[: n - rest].reshape(n // block_size, block_size, *x.shape[1:]), rows)
+        carry, out = jax.lax.scan(step, start, blocks)
+        out = jax.tree.map(lambda x: x.reshape(n - rest, *x.shape[2:]), out)
+        if rest:
+            carry, last = step(carry, jax.tree.map(lambda x: x[n - rest :], rows))
+            out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, last)
+        return carry, out
 
-    first, *rest = candidates
-    similarity = candidate(*first)
-    for pair in rest:
-        similarity = jnp.maximum(similarity, candidate(*pair))
-    return similarity
+    def zeros_like_sum(rows, columns, row_ids, column_ids):
+        shapes = jax.eval_shape(function, rows, columns, row_ids, column_ids)
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    @jax.custom_vjp
+    def run(rows, columns, row_ids, column_ids):
+        def step(total, block):
+            return _add(total, function(block[0], columns, block[1], column_ids)), None
+
+        return scan(step, zeros_like_sum(rows, columns, row_ids, column_ids), (rows, row_ids))[0]
+
+    def forward(rows, columns, row_ids, column_ids):
+        with_gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+
+        def step(carry, block):
+            value, (row_gradient, column_gradient) = with_gradient(block[0], columns, block[1], column_ids)
+            return _add(carry, (value, column_gradient)), row_gradient
+
+        start = zeros_like_sum(rows, columns, row_ids, column_ids), jax.tree.map(jnp.zeros_like, columns)
+        (total, column_gradient), row_gradient = scan(step, start, (rows, row_ids))
+        return total, (row_gradient, column_gradient)
+
+    def backward(gradients, cotangents):
+        return *jax.tree.map(lambda x: cotangents[0] * x, gradients), None, None
+
+    run.defvjp(forward, backward)
+    return run(rows, columns, row_ids, column_ids)
+
+
+def _add(x: Any, y: Any) -> Any:
+    return jax.tree.map(jnp.add, x, y)

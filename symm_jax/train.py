@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
     """What a run is made of, from its config: pure functions and the key they draw from."""
 
     model: Any
-    loss: Callable[..., jax.Array]
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     augment: Callable[..., jax.Array]
@@ -130,9 +130,9 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     def objective(params):
         embeddings = recipe.model.apply({"params": params}, images)
         embeddings = embeddings.reshape(n, 2, -1)
-        loss = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
+        loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
         penalty = recipe.weight_penalty * optim.weight_penalty(params)
-        return loss + penalty, {"loss": loss, "weight_penalty": penalty}
+        return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics
 
     # The loss is the mean over this device's rows against all devices' columns; all_gather's transpose returns
     # the columns' gradients to their devices, so the mean over AXIS is the whole batch's gradient.

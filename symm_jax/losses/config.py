@@ -1,0 +1,97 @@
+"""Losses from a config: their names, weights, syntheses and options."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from symm_jax import errors
+from symm_jax.losses.angular import angular_loss
+from symm_jax.losses.lifted_structure import lifted_structure_loss
+from symm_jax.losses.npair import npair_loss
+from symm_jax.losses.triplet import triplet_loss
+from symm_jax.mining import Synthesis
+from symm_jax.synthesis import SYNTHESES
+
+LOSSES = {
+    "npair": npair_loss,
+    "angular": angular_loss,
+    "triplet": triplet_loss,
+    "lifted_structure": lifted_structure_loss,
+}
+
+
+def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """The weighted sum of the losses that a config names.
+
+    Args:
+      specs: mappings with "name" (a key of LOSSES), optionally "weight" (default 1), "synthesis" (a key of SYNTHESES,
+        or a mapping with "name" and the synthesis's own options; "" or None for none) and the loss's own options.
+
+    Returns:
+      loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics): of each loss with synthesis the share of
+      hardest negatives that take part of a synthetic point, "NAME/synthetic_share", and of each pair of points
+      (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them: 0 anchor, 1 positive.
+
+    Raises:
+      InputError: unknown name or option, with the nearest known one; no losses at all.
+    """
+    if not specs:
+        raise errors.InputError("config.losses is empty; name at least one, such as dict(name='npair')")
+    terms = [_term(spec) for spec in specs]
+
+    def loss(anchor, positive, labels, axis_name=None):
+        total, metrics = 0.0, {}
+        for name, weight, mined, function in terms:
+            value = function(anchor, positive, labels, axis_name=axis_name)
+            if mined:
+                value, winners = value
+                metrics |= _describe(name, winners)
+            total += weight * value
+        return total, metrics
+
+    return loss
+
+
+def synthesis_of(specs: Sequence[Mapping]) -> Synthesis | None:
+    """The synthesis of the first loss in a config that has one, for figures."""
+    return next((_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")), None)
+
+
+def _describe(name: str, winners: jax.Array) -> dict[str, jax.Array]:
+    points = range(len(winners))
+    shares = {f"{name}/winner_{k}_{l}": winners[k, l] for k in points for l in points}
+    return {f"{name}/synthetic_share": sum(x for x in winners.flat) - winners[:2, :2].sum()} | shares
+
+
+def _term(spec: Mapping) -> tuple[str, float, bool, Callable]:
+    options = dict(spec)
+    name, weight = options.pop("name", ""), options.pop("weight", 1.0)
+    function = errors.choose("loss in config.losses", name, LOSSES)
+    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
+        raise errors.InputError(f"config.losses: weight of {name!r} must be a finite number >= 0, got {weight!r}")
+    synthesis = _synthesis(options.pop("synthesis", None))
+    _check_options(f"config.losses: {name!r}", options, function, without=("synthesis", "axis_name", "with_winners"))
+    if synthesis:
+        options |= {"synthesis": synthesis, "with_winners": True}
+    return name, weight, synthesis is not None, functools.partial(function, **options)
+
+
+def _synthesis(spec: str | Mapping | None) -> Synthesis | None:
+    if not spec:
+        return None
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("name", "")
+    function = errors.choose("synthesis in config.losses", name, SYNTHESES)
+    _check_options(f"config.losses: synthesis {name!r}", options, function)
+    return functools.partial(function, **options)
+
+
+def _check_options(what: str, options: Mapping, function: Callable, without: Sequence[str] = ()) -> None:
+    parameters = inspect.signature(function).parameters.items()
+    known = [k for k, v in parameters if v.kind is v.KEYWORD_ONLY and k not in without]
+    for key in options.keys() - set(known):
+        raise errors.InputError(
+            f"{what} has no option {key!r}{errors.suggest(key, known)}; options: {', '.join(known)}"
+        )
