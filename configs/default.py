@@ -39,7 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     # The backbone's own options, e.g. lrn="reference" (11 channels, the original's) or "caffe" (5 channels).
     config.model.options = ml_collections.ConfigDict({"lrn": "reference"})
 
-    # Summed. name, and optionally weight (1), synthesis ("symmetric"), and the loss's own options.
+    # Summed. name: npair, angular, triplet or lifted_structure; optionally weight (1), synthesis ("symmetric",
+    # "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

@@ -76,5 +76,12 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     np.testing.assert_allclose(loss, RECORDED["loss"], rtol=0.03)
     np.testing.assert_allclose(penalty / 5e-3, RECORDED["l2_of_all_parameters"], rtol=1e-5)
     final = jax.tree.map(lambda x: x[0], state.params)
-    np.testing.assert_allclose(final["embedding"]["kernel"], RECORDED["final_embedding_kernel"], atol=2e-4)
-    np.testing.assert_allclose(final["backbone"]["conv1_7x7_s2"]["kernel"], RECORDED["final_conv1_7x7_s2"], atol=1e-3)
+    backbone = final["backbone"]
+    # A weight may differ by all that the ten rates add up to, 5e-4; hardly any does.
+    for ours, name in (
+        (final["embedding"], "final_embedding_kernel"),
+        (backbone["conv1_7x7_s2"], "final_conv1_7x7_s2"),
+    ):
+        difference = np.abs(ours["kernel"] - RECORDED[name])
+        assert difference.max() < 6e-4
+        assert difference.mean() < 3e-5

@@ -5,8 +5,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
-from symm_jax import errors
+from symm_jax import errors, mining
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.lifted_structure import lifted_structure_loss
 from symm_jax.losses.npair import npair_loss
@@ -32,7 +33,8 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
     Returns:
       loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics): of each loss with synthesis the share of
       hardest negatives that take part of a synthetic point, "NAME/synthetic_share", and of each pair of points
-      (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them: 0 anchor, 1 positive.
+      that is a candidate (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them, the anchor
+      being 0 and the positive 1.
 
     Raises:
       InputError: unknown name or option, with the nearest known one; no losses at all.
@@ -43,11 +45,11 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
 
     def loss(anchor, positive, labels, axis_name=None):
         total, metrics = 0.0, {}
-        for name, weight, mined, function in terms:
+        for name, weight, function in terms:
             value = function(anchor, positive, labels, axis_name=axis_name)
-            if mined:
+            if "synthesis" in function.keywords:
                 value, winners = value
-                metrics |= _describe(name, winners)
+                metrics |= _describe(name, winners, function.keywords["candidates"])
             total += weight * value
         return total, metrics
 
@@ -59,13 +61,13 @@ def synthesis_of(specs: Sequence[Mapping]) -> Synthesis | None:
     return next((_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")), None)
 
 
-def _describe(name: str, winners: jax.Array) -> dict[str, jax.Array]:
-    points = range(len(winners))
-    shares = {f"{name}/winner_{k}_{l}": winners[k, l] for k in points for l in points}
-    return {f"{name}/synthetic_share": sum(x for x in winners.flat) - winners[:2, :2].sum()} | shares
+def _describe(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
+    synthetic = jnp.sum(winners) - jnp.sum(winners[:2, :2])
+    pairs = mining.choose_candidates(candidates, len(winners))
+    return {f"{name}/synthetic_share": synthetic} | {f"{name}/winner_{k}_{l}": winners[k, l] for k, l in pairs}
 
 
-def _term(spec: Mapping) -> tuple[str, float, bool, Callable]:
+def _term(spec: Mapping) -> tuple[str, float, functools.partial]:
     options = dict(spec)
     name, weight = options.pop("name", ""), options.pop("weight", 1.0)
     function = errors.choose("loss in config.losses", name, LOSSES)
@@ -74,8 +76,14 @@ def _term(spec: Mapping) -> tuple[str, float, bool, Callable]:
     synthesis = _synthesis(options.pop("synthesis", None))
     _check_options(f"config.losses: {name!r}", options, function, without=("synthesis", "axis_name", "with_winners"))
     if synthesis:
-        options |= {"synthesis": synthesis, "with_winners": True}
-    return name, weight, synthesis is not None, functools.partial(function, **options)
+        candidates = options.get("candidates", inspect.signature(function).parameters["candidates"].default)
+        options |= {"synthesis": synthesis, "candidates": candidates, "with_winners": True}
+    function = functools.partial(function, **options)
+    try:  # on shapes alone, so that a wrong value is found before any work
+        jax.eval_shape(function, *2 * [jax.ShapeDtypeStruct((2, 2), "float32")], jax.ShapeDtypeStruct((2,), "int32"))
+    except (TypeError, ValueError) as error:
+        raise errors.InputError(f"config.losses: {name!r} with {options}: {error}") from error
+    return name, weight, function
 
 
 def _synthesis(spec: str | Mapping | None) -> Synthesis | None:

@@ -1,7 +1,7 @@
-"""Writes pytorch_metric_learning.npz: values and gradients of pytorch-metric-learning's losses where formulas coincide.
+"""Writes tests/data/pytorch_metric_learning.npz: what pytorch-metric-learning gives where formulas coincide.
 
     pip install torch pytorch-metric-learning
-    python tests/data/record_pytorch_metric_learning.py
+    python benchmarks/record_pytorch_metric_learning.py
 
 The file in the repository was made with pytorch-metric-learning 2.9.0 and torch 2.13.0, in float64.
 """
@@ -41,7 +41,7 @@ def main():
         record[f"{name}/loss"] = value.item()
         record[f"{name}/grad_anchor"], record[f"{name}/grad_positive"] = (x.grad.numpy() for x in pair)
         print(name, value.item())
-    np.savez_compressed(Path(__file__).with_name("pytorch_metric_learning.npz"), **record)
+    np.savez_compressed(Path(__file__).parents[1] / "tests/data/pytorch_metric_learning.npz", **record)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,14 @@
+"""Symm + Triplet on Cars196 with semi-hard negatives: a row of the paper's Cars196 table.
+
+    python launch.py --config=configs/car_symm_triplet_semihard.py
+
+Needs Cars196 in data/cars196 and the GoogLeNet weights (see the README). Not yet run to its end here.
+"""
+
+from configs import car_triplet_semihard
+
+
+def get_config():
+    config = car_triplet_semihard.get_config()
+    config.losses = ({**config.losses[0], "synthesis": "symmetric"},)
+    return config

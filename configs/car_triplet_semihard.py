@@ -1,0 +1,14 @@
+"""Triplet on Cars196 with semi-hard negatives: a row of the paper's Cars196 table.
+
+    python launch.py --config=configs/car_triplet_semihard.py
+
+Needs Cars196 in data/cars196 and the GoogLeNet weights (see the README). Not yet run to its end here.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.losses = ({"name": "triplet", "mining": "semihard"},)
+    return config

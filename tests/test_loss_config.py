@@ -1,0 +1,76 @@
+"""Losses from configs: their names, weights, syntheses, options and what they log."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from symm_jax import errors, losses
+
+RECORDED = np.load("tests/data/losses.npz")
+BATCH = [RECORDED[f"small/{name}"] for name in ("anchor", "positive", "labels")]
+
+
+def test_losses_are_summed_with_their_weights():
+    both = losses.from_config(({"name": "npair", "weight": 2.0}, {"name": "npair", "synthesis": "symmetric"}))
+    expected = 2 * RECORDED["small/npair/loss"] + RECORDED["small/symm_npair|l2_norm=False|l2_reg=True/loss"]
+    value, metrics = both(*BATCH)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    shares = {name: float(x) for name, x in metrics.items()}
+    assert set(shares) == {"npair/synthetic_share"} | {
+        f"npair/winner_{k}_{l}" for k in range(4) for l in range(k + 1, 4)
+    }
+    assert sum(x for name, x in shares.items() if "winner" in name) == pytest.approx(1)
+    assert shares["npair/synthetic_share"] == pytest.approx(1 - shares["npair/winner_0_1"])
+
+
+def test_a_synthesis_takes_options():
+    spec = {"name": "npair", "synthesis": {"name": "symmetric", "ratio": 3.0}}
+    value, _ = losses.from_config((spec,))(*BATCH)
+    np.testing.assert_allclose(value, RECORDED["small/symm_npair|ratio=3.0|l2_reg=True/loss"], rtol=1e-5)
+
+
+def test_a_plain_loss_has_no_metrics():
+    _, metrics = losses.from_config(({"name": "triplet", "mining": "semihard"},))(*BATCH)
+    assert metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "n_pair"}, "did you mean 'npair'"),
+        ({"name": "npair", "synthesis": "symetric"}, "did you mean 'symmetric'"),
+        (
+            {"name": "npair", "synthesis": {"name": "symmetric", "ratoi": 3.0}},
+            "'symmetric' has no option 'ratoi'.*'ratio'",
+        ),
+        ({"name": "npair", "scal": 2.0}, "did you mean 'scale'"),
+        ({"name": "npair", "weight": -1.0}, "weight"),
+        ({"name": "npair", "weight": True}, "weight"),
+        ({"name": "npair", "axis_name": "x"}, "no option 'axis_name'"),
+        ({"name": "triplet", "mining": "semi-hard"}, "mining must be all, semihard or hard"),
+        ({"name": "triplet", "margin": -0.5}, "margin must be"),
+        ({"name": "angular", "degrees": 120.0}, "degrees must be between 0 and 90"),
+        ({"name": "npair", "synthesis": {"name": "interpolated", "num": 0}}, "num must be"),
+        ({"name": "npair", "block_size": 0}, "block_size"),
+        ({"name": "npair", "scale": "16"}, "scale"),
+    ],
+)
+def test_wrong_loss_configs_are_named(spec, message):
+    with pytest.raises(errors.InputError, match=message):
+        losses.from_config((spec,))
+
+
+def test_every_row_of_the_papers_tables_has_a_config():
+    rows = ("triplet", "triplet_semihard", "npair", "angular", "lifted")
+    for name in rows:
+        plain, symm = (importlib.import_module(f"configs.car_{x}").get_config() for x in (name, f"symm_{name}"))
+        assert not any(spec.get("synthesis") for spec in plain.losses)
+        assert all(spec["synthesis"] == "symmetric" for spec in symm.losses)
+        without = tuple({k: v for k, v in spec.items() if k != "synthesis"} for spec in symm.losses)
+        assert [spec["name"] for spec in without] == [spec["name"] for spec in plain.losses]
+        for config in (plain, symm):
+            value, _ = losses.from_config(config.losses)(*BATCH)
+            assert np.isfinite(value)
+    assert len(list(Path("configs").glob("car_*.py"))) == 2 * len(rows)
