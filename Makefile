@@ -15,11 +15,11 @@ test: install
 
 install: .venv/installed
 
-.venv/installed: requirements.txt requirements-cuda.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-cuda.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt -e .
 	touch $@
 
 clean:

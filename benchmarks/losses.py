@@ -1,0 +1,181 @@
+"""Time and memory of the losses, value and gradient, beside the formulas as written and pytorch-metric-learning.
+
+    python benchmarks/losses.py              # the table, about five minutes on two cores
+    python benchmarks/losses.py --large      # 65,536 pairs in a process of its own, with its peak memory
+
+"formula" builds the points, multiplies every candidate pair of them (6 products for Symm + N-pair, 24 for Symm +
+Angular) and takes the maximum of the stack; "running maximum" is the same with a chain of pairwise maxima instead.
+Embeddings have 512 dimensions. Rounds alternate between the programs; a time is the median of its rounds, memory
+what XLA reserves for intermediate arrays. pytorch-metric-learning, an optional requirement (pip install torch
+pytorch-metric-learning), uses every image as an anchor, so it compares 2 n with 2 n images where the others
+compare n with n.
+"""
+
+import argparse
+import functools
+import itertools
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symm_jax import losses, synthesis
+
+DIM = 512
+ROUNDS = {64: 200, 1024: 9, 4096: 5}
+
+
+def mirrored(point, axis):
+    return 2 * jnp.sum(point * axis, 1, keepdims=True) / jnp.sum(axis * axis, 1, keepdims=True) * axis - point
+
+
+def cross_entropy(logits, labels):
+    same = (labels[:, None] == labels[None, :]).astype(logits.dtype)
+    targets = same / jnp.sum(same, axis=1, keepdims=True)
+    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
+
+
+def l2_term(anchor, positive):
+    return 0.25 * 0.002 * (jnp.mean(jnp.sum(anchor**2, axis=1)) + jnp.mean(jnp.sum(positive**2, axis=1)))
+
+
+def stacked(similarities):
+    return jnp.max(jnp.stack(similarities), axis=0)
+
+
+def running(similarities):
+    return functools.reduce(jnp.maximum, similarities)
+
+
+def npair_formula(anchor, positive, labels, symm=False, largest=stacked):
+    points = [anchor, positive] + ([mirrored(positive, anchor), mirrored(anchor, positive)] if symm else [])
+    logits = [x @ y.T for x, y in itertools.combinations(points, 2)]
+    return cross_entropy(largest(logits), labels) + l2_term(anchor, positive)
+
+
+def angular_formula(anchor, positive, labels, symm=False, largest=stacked):
+    points = [anchor, positive] + ([mirrored(positive, anchor), mirrored(anchor, positive)] if symm else [])
+    pairs = itertools.permutations(points, 2) if symm else [(anchor, positive)]
+    own = jnp.eye(len(anchor), dtype=bool)
+    logits = [jnp.where(own, 4 * (x @ y.T), 4 * ((x + y) @ y.T)) for x, y in pairs]
+    return cross_entropy(largest(logits), labels) + l2_term(anchor, positive)
+
+
+LOSSES = {
+    "N-pair": {"ours": losses.npair_loss, "formula": npair_formula},
+    "Angular": {"ours": losses.angular_loss, "formula": angular_formula},
+    "Symm + N-pair": {
+        "ours": functools.partial(losses.npair_loss, synthesis=synthesis.symmetric),
+        "formula": functools.partial(npair_formula, symm=True),
+        "running maximum": functools.partial(npair_formula, symm=True, largest=running),
+    },
+    "Symm + Angular": {
+        "ours": functools.partial(losses.angular_loss, synthesis=synthesis.symmetric),
+        "formula": functools.partial(angular_formula, symm=True),
+        "running maximum": functools.partial(angular_formula, symm=True, largest=running),
+    },
+}
+PEER = "pytorch-metric-learning"
+
+
+def random_batch(n):
+    """Anchors and positives about as alike as those of a network in training, each class once."""
+    rng = np.random.default_rng(0)
+    anchor = rng.normal(size=(n, DIM)).astype(np.float32)
+    positive = anchor + rng.normal(size=(n, DIM)).astype(np.float32)
+    return anchor / 20, positive / 20, np.arange(n)
+
+
+def compiled(loss: Callable, batch: tuple) -> tuple[Callable, float, tuple]:
+    """A function without arguments to time, its intermediate memory in MB, and its result."""
+    batch = [jax.device_put(x) for x in batch]
+    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*batch).compile()
+
+    def run():
+        return jax.block_until_ready(program(*batch))
+
+    return run, program.memory_analysis().temp_size_in_bytes / 1e6, run()
+
+
+def torch_peer(name: str, batch: tuple) -> Callable | None:
+    """The loss of pytorch-metric-learning that `name` is called, or None."""
+    try:
+        import torch
+        from pytorch_metric_learning import distances
+        from pytorch_metric_learning import losses as peers
+    except ImportError:
+        return None
+    distance = distances.DotProductSimilarity(normalize_embeddings=False)
+    peer = {"N-pair": lambda: peers.NPairsLoss(distance=distance), "Angular": lambda: peers.AngularLoss(alpha=45)}
+    if name not in peer:
+        return None
+    loss = peer[name]()
+    anchor, positive, labels = (torch.tensor(x) for x in batch)
+
+    def run():
+        embeddings = torch.cat([anchor, positive]).requires_grad_()
+        loss(embeddings, torch.cat([labels, labels])).backward()
+
+    return run
+
+
+def median_seconds(programs: dict[str, Callable], rounds: int) -> dict[str, float]:
+    times = {name: [] for name in programs}
+    for name, run in itertools.chain(*[programs.items()] * (rounds + 1)):
+        start = time.perf_counter()
+        run()
+        times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t[1:]) for name, t in times.items()}  # the first round warms up
+
+
+def compare() -> None:
+    others = ("formula", "running maximum", PEER)
+    columns = ["pairs", "loss", "ms", *(f"{other}, {unit}" for other in others for unit in ("ms", "ratio"))]
+    columns += ["MB", "formula, MB", "ratio"]
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, value and gradient\n")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for n, rounds in ROUNDS.items():
+        batch = random_batch(n)
+        for name, variants in LOSSES.items():
+            programs, memory, values = {}, {}, {}
+            for variant, loss in variants.items():
+                programs[variant], memory[variant], (values[variant], _) = compiled(loss, batch)
+            np.testing.assert_allclose(list(values.values()), values["formula"], rtol=1e-5)
+            if peer := torch_peer(name, batch):
+                programs[PEER] = peer
+            ms = {key: 1e3 * x for key, x in median_seconds(programs, rounds).items()}
+            cells = [f"{n:,}", name, f"{ms['ours']:.2f}"]
+            for other in others:
+                cells += [f"{ms[other]:.2f}", f"{ms[other] / ms['ours']:.1f}x"] if other in ms else ["", ""]
+            ours, formula = memory["ours"], memory["formula"]
+            cells += [f"{ours:.1f}", f"{formula:.1f}", f"{formula / ours:.1f}x"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def large(n: int, block_size: int) -> None:
+    loss = functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, block_size=block_size)
+    start = time.perf_counter()
+    _, _, (value, gradients) = compiled(loss, random_batch(n))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    finite = all(bool(jnp.isfinite(g).all()) for g in gradients)
+    print(
+        f"Symm + N-pair, {n:,} pairs of dim {DIM}, block_size {block_size}: loss {value:.4f}, gradients "
+        f"{'finite' if finite else 'NOT FINITE'}, {seconds:.0f} s, peak memory of the process {peak:.2f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--pairs", type=int, default=65_536, help="of --large")
+    parser.add_argument("--block_size", type=int, default=256, help="of --large")
+    arguments = parser.parse_args()
+    if arguments.large:
+        large(arguments.pairs, arguments.block_size)
+    else:
+        compare()
