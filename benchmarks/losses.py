@@ -5,10 +5,10 @@
 
 "formula" builds the points, multiplies every candidate pair of them (6 products for Symm + N-pair, 24 for Symm +
 Angular) and takes the maximum of the stack; "running maximum" is the same with a chain of pairwise maxima instead.
-Embeddings have 512 dimensions. Rounds alternate between the programs; a time is the median of its rounds, memory
-what XLA reserves for intermediate arrays. pytorch-metric-learning, an optional requirement (pip install torch
-pytorch-metric-learning), uses every image as an anchor, so it compares 2 n with 2 n images where the others
-compare n with n.
+"in blocks" is ours with block_size=256. Embeddings have 512 dimensions. Rounds alternate between the programs; a
+time is the median of its rounds, memory what XLA reserves for intermediate arrays. pytorch-metric-learning, an
+optional requirement (pip install torch pytorch-metric-learning), uses every image as an anchor, so it compares 2 n
+with 2 n images where the others compare n with n.
 """
 
 import argparse
@@ -70,11 +70,13 @@ LOSSES = {
     "Angular": {"ours": losses.angular_loss, "formula": angular_formula},
     "Symm + N-pair": {
         "ours": functools.partial(losses.npair_loss, synthesis=synthesis.symmetric),
+        "in blocks": functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, block_size=256),
         "formula": functools.partial(npair_formula, symm=True),
         "running maximum": functools.partial(npair_formula, symm=True, largest=running),
     },
     "Symm + Angular": {
         "ours": functools.partial(losses.angular_loss, synthesis=synthesis.symmetric),
+        "in blocks": functools.partial(losses.angular_loss, synthesis=synthesis.symmetric, block_size=256),
         "formula": functools.partial(angular_formula, symm=True),
         "running maximum": functools.partial(angular_formula, symm=True, largest=running),
     },
@@ -133,11 +135,11 @@ def median_seconds(programs: dict[str, Callable], rounds: int) -> dict[str, floa
 
 
 def compare() -> None:
-    others = ("formula", "running maximum", PEER)
-    columns = ["pairs", "loss", "ms", *(f"{other}, {unit}" for other in others for unit in ("ms", "ratio"))]
-    columns += ["MB", "formula, MB", "ratio"]
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, value and gradient\n")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    others = ("in blocks", "formula", "running maximum", PEER)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, value and gradient; ratios to ours\n")
+    print_row("pairs", "loss", "ours, ms", *(f"{other}, ms" for other in others))
+    print_row(*["---"] * (3 + len(others)))
+    memories = []
     for n, rounds in ROUNDS.items():
         batch = random_batch(n)
         for name, variants in LOSSES.items():
@@ -148,12 +150,24 @@ def compare() -> None:
             if peer := torch_peer(name, batch):
                 programs[PEER] = peer
             ms = {key: 1e3 * x for key, x in median_seconds(programs, rounds).items()}
-            cells = [f"{n:,}", name, f"{ms['ours']:.2f}"]
-            for other in others:
-                cells += [f"{ms[other]:.2f}", f"{ms[other] / ms['ours']:.1f}x"] if other in ms else ["", ""]
-            ours, formula = memory["ours"], memory["formula"]
-            cells += [f"{ours:.1f}", f"{formula:.1f}", f"{formula / ours:.1f}x"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print_row(f"{n:,}", name, *beside_ours(ms, others))
+            memories.append((f"{n:,}", name, *beside_ours(memory, others[:-1])))
+    print()
+    print_row("pairs", "loss", "ours, MB", *(f"{other}, MB" for other in others[:-1]))
+    print_row(*["---"] * (2 + len(others)))
+    for row in memories:
+        print_row(*row)
+
+
+def beside_ours(figures: dict[str, float], others: tuple[str, ...]) -> list[str]:
+    def cell(other):
+        return f"{figures[other]:.2f} ({figures[other] / figures['ours']:.1f}x)" if other in figures else ""
+
+    return [f"{figures['ours']:.2f}", *map(cell, others)]
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def large(n: int, block_size: int) -> None:

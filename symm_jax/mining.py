@@ -13,25 +13,17 @@ reduction of the backward pass, and is slower than multiplying all points out.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from symm_jax import similarity
+from symm_jax import candidates, similarity
+from symm_jax.candidates import Gram, Rule, Side
 
 Synthesis = Callable[[jax.Array, jax.Array], jax.Array]
-Candidates = tuple[tuple[int, int], ...]
 
-CANDIDATES = {
-    "unordered": lambda points: itertools.combinations(range(points), 2),
-    "ordered": lambda points: itertools.permutations(range(points), 2),
-    "product": lambda points: itertools.product(range(points), repeat=2),
-}
-
-_MAX_POINTS = 16  # two point numbers share a byte
 _ENTRIES = 2**17  # mined at a time: the dozen arrays of this size that a step needs stay in the caches
 
 
@@ -44,27 +36,15 @@ class Points(NamedTuple):
     products: jax.Array  # (n, points, points), similarities within the class, synthetic points included
 
 
-class Rule(NamedTuple):
-    """Which points are compared, and how.
-
-    The value of candidate (k, l) is x q[i, k] . q[j, l] + y q[i, l] . q[j, l] with (x, y) = `mix`; with `distance`
-    it is -|q[i, k] - q[j, l]|^2 / 2, and `mix` must be (1, 0).
-    """
-
-    candidates: Candidates  # (k, l): point k of the row's class, point l of the column's
-    mix: tuple[float, float] = (1.0, 0.0)
-    distance: bool = False
-
-
 def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis | None) -> Points:
     """The points that `synthesis` makes, or the originals alone; ValueError when it returns no coefficients."""
     originals = jnp.broadcast_to(jnp.eye(2, dtype=anchor.dtype), (len(anchor), 2, 2))
     coefficients = originals if synthesis is None else synthesis(anchor, positive)
     shape = getattr(coefficients, "shape", ())
-    if len(shape) != 3 or shape[::2] != (len(anchor), 2) or not 2 <= shape[1] <= _MAX_POINTS:
+    if len(shape) != 3 or shape[::2] != (len(anchor), 2) or not 2 <= shape[1] <= candidates.MAX_POINTS:
         raise ValueError(
             f"synthesis must return coefficients of shape ({len(anchor)}, points, 2) for anchor {anchor.shape}, the "
-            f"originals first and {_MAX_POINTS} points at most; got {shape or type(coefficients).__name__}"
+            f"originals first and {candidates.MAX_POINTS} points at most; got {shape or type(coefficients).__name__}"
         )
     synthetic = coefficients[:, 2:].astype(anchor.dtype)
     c = jnp.concatenate([originals, synthetic], axis=1)
@@ -75,16 +55,9 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
     return Points(anchor, positive, synthetic, products)
 
 
-def choose_candidates(kind: str, points: int) -> Candidates:
-    """The pairs of `points` points that `kind` means, a key of CANDIDATES."""
-    if kind not in CANDIDATES:
-        raise ValueError(f"candidates must be one of {', '.join(CANDIDATES)}; got {kind!r}")
-    return tuple(CANDIDATES[kind](points))
-
-
-def hardest_within(points: Points, candidates: Candidates) -> jax.Array:
+def hardest_within(points: Points, pairs: candidates.Pairs) -> jax.Array:
     """The largest similarity over candidate pairs of points of one class: (n,)."""
-    values = jnp.stack([points.products[:, k, l] for k, l in candidates], axis=1)
+    values = jnp.stack([points.products[:, k, l] for k, l in pairs], axis=1)
     # By number, not by value: mirror images tie with the originals here up to rounding, and XLA may round
     # differently each time that it recomputes a comparison.
     winner = jnp.argmax(jax.lax.stop_gradient(values), axis=1, keepdims=True)
@@ -103,111 +76,49 @@ def hardest(rows: Points, columns: Points, rule: Rule) -> tuple[jax.Array, jax.A
       (n, N) largest values, and (n, N) uint8 winners, 16 k + l; the first of equal ones wins. For a class with
       itself use `hardest_within`.
     """
-    gram = tuple(
+    return _hardest(_gram(rows, columns), _side(rows, rule), _side(columns, rule), rule)
+
+
+def _side(points: Points, rule: Rule) -> Side:
+    offsets = -0.5 * jnp.diagonal(points.products, axis1=1, axis2=2) if rule.distance else None
+    return Side(points.coefficients, offsets)
+
+
+def _gram(rows: Points, columns: Points) -> Gram:
+    return tuple(
         tuple(similarity.product(x, y) for y in (columns.anchor, columns.positive))
         for x in (rows.anchor, rows.positive)
     )
-    return _hardest(gram, _side(rows, rule), _side(columns, rule), rule)
-
-
-def count_winners(winners: jax.Array, where: jax.Array, points: int) -> jax.Array:
-    """How often each pair (k, l) won among the entries `where`: (points, points) int32."""
-    counts = [[jnp.sum((winners == 16 * k + l) & where) for l in range(points)] for k in range(points)]
-    return jnp.array(counts, jnp.int32)
-
-
-class _Side(NamedTuple):
-    """What mining needs of the rows' or of the columns' classes, beside the Gram blocks."""
-
-    coefficients: jax.Array  # (n, points - 2, 2)
-    offsets: jax.Array | None  # (n, points), -|q|^2 / 2; only for distances
-
-
-def _side(points: Points, rule: Rule) -> _Side:
-    offsets = -0.5 * jnp.diagonal(points.products, axis1=1, axis2=2) if rule.distance else None
-    return _Side(points.coefficients, offsets)
-
-
-def _values(gram, rows: _Side, columns: _Side, rule: Rule) -> Iterator[tuple[int, jax.Array]]:
-    """Yields (16 k + l, values) of each candidate; what candidates share is made once."""
-
-    def against(k, column):
-        """The rows' point k with a column point, from what the rows' originals give with it."""
-        if k < 2:
-            return column[k]
-        c = rows.coefficients[:, k - 2]
-        return c[:, :1] * column[0] + c[:, 1:] * column[1]
-
-    x, y = rule.mix
-    for l in sorted({l for _, l in rule.candidates}):
-        if l < 2:
-            column = [g[l] for g in gram]
-        else:
-            c = columns.coefficients[None, :, l - 2]
-            column = [c[..., 0] * g[0] + c[..., 1] * g[1] for g in gram]
-        for k in [k for k, other in rule.candidates if other == l]:
-            value = against(k, column)
-            if rule.mix != (1.0, 0.0):
-                value = x * value + y * against(l, column)
-            if rule.distance:
-                value = value + rows.offsets[:, k, None] + columns.offsets[None, :, l]
-            yield 16 * k + l, value
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _hardest(gram, rows, columns, rule):
     def step(_, block):
-        (number, best), *others = _values(*block, columns, rule)
-        winner = jnp.full(best.shape, number, jnp.uint8)
-        for number, value in others:
-            winner = jnp.where(value > best, jnp.uint8(number), winner)
-            best = jnp.maximum(best, value)
-        return None, (best, winner)
+        return None, candidates.best(*block, columns, rule)
 
     return _over_rows(step, None, (gram, rows))[1]
 
 
 def _hardest_forward(gram, rows, columns, rule):
-    best, winner = _hardest(gram, rows, columns, rule)
-    return (best, winner), (gram, rows, columns, winner)
+    largest, winner = _hardest(gram, rows, columns, rule)
+    return (largest, winner), (gram, rows, columns, winner)
 
 
 def _hardest_backward(rule, residuals, cotangents):
     gram, rows, columns, winner = residuals
-    x, y = rule.mix
     points = 2 + rows.coefficients.shape[1]
-    row_points, column_points = ({pair[side] for pair in rule.candidates} for side in (0, 1))
 
     def step(column_gradient, block):
         gram, rows, winner, weight = block
-        k, l = winner >> 4, winner & 15
-        row = _winning(k, row_points, rows.coefficients[:, None])
-        column = _winning(l, column_points, columns.coefficients[None])
-        if rule.mix != (1.0, 0.0):
-            other = _winning(l, column_points, rows.coefficients[:, None])
-            row = [x * r + y * o for r, o in zip(row, other, strict=True)]
+        row, column = candidates.winning(winner, rows.coefficients[:, None], columns.coefficients[None], rule)
         row_weight, column_weight = [weight * r for r in row], [weight * c for c in column]
         gram_gradient = tuple(tuple(w * c for c in column) for w in row_weight)
-
-        # How much of an entry's value each point is; None where a point never wins.
-        parts = (k, x, row_points), (l, y, column_points)
-        row_shares = [
-            [jnp.where(number == s, weight.dtype.type(f), 0) for number, f, won in parts if f and s in won]
-            for s in range(points)
-        ]
-        row_shares = [sum(share) if share else None for share in row_shares]
-        column_shares = [
-            jnp.where(l == s, weight.dtype.type(1), 0) if s in column_points else None for s in range(points)
-        ]
         of_rows = [column_weight[0] * g[0] + column_weight[1] * g[1] for g in gram]
         of_columns = [row_weight[0] * gram[0][v] + row_weight[1] * gram[1][v] for v in (0, 1)]
-        row_gradient = _Side(
-            _sums(row_shares[2:], of_rows, 1, rows.coefficients), _sums(row_shares, [weight], 1, rows.offsets)
-        )
-        in_block = _Side(
-            _sums(column_shares[2:], of_columns, 0, columns.coefficients),
-            _sums(column_shares, [weight], 0, columns.offsets),
-        )
+        row_shares = candidates.row_shares(winner, rule, points, weight.dtype)
+        column_shares = candidates.column_shares(winner, rule, points, weight.dtype)
+        row_gradient = candidates.side_gradient(row_shares, of_rows, weight, 1, rows)
+        in_block = candidates.side_gradient(column_shares, of_columns, weight, 0, columns)
         return jax.tree.map(jnp.add, column_gradient, in_block), (gram_gradient, row_gradient)
 
     start = jax.tree.map(jnp.zeros_like, columns)
@@ -216,29 +127,6 @@ def _hardest_backward(rule, residuals, cotangents):
 
 
 _hardest.defvjp(_hardest_forward, _hardest_backward)
-
-
-def _winning(number: jax.Array, points: set[int], coefficients: jax.Array) -> list[jax.Array]:
-    """The coefficients (on the anchor, on the positive) of the point that `number` names, entry by entry."""
-    first, *others = sorted(points)
-    originals = jnp.eye(2, dtype=coefficients.dtype)
-
-    def of(point, u):
-        return originals[point, u] if point < 2 else coefficients[..., point - 2, u]
-
-    picked = [of(first, 0), of(first, 1)]
-    for point in others:
-        picked = [jnp.where(number == point, of(point, u), picked[u]) for u in (0, 1)]
-    return picked
-
-
-def _sums(shares: list, values: list, axis: int, like: jax.Array | None) -> jax.Array | None:
-    """Sums share * value, arrays (rows, columns), over `axis` for each share and value; shaped as `like`."""
-    if like is None or not shares:
-        return like
-    zero = jnp.zeros(like.shape[:1], like.dtype)
-    sums = [zero if share is None else jnp.sum(share * value, axis) for share in shares for value in values]
-    return jnp.stack(sums, axis=1).reshape(like.shape)
 
 
 def _over_rows(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
@@ -259,3 +147,104 @@ def _over_rows(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
 
     carry, out = jax.lax.scan(step, carry, jax.tree.map(split, rows))
     return carry, jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:n], out)
+
+
+def rows_at_a_time(n: int) -> int:
+    """Into how many rows at a time `sum_over_square` can cut n, 0 if it had better not."""
+    most = min(n // 2, _ENTRIES // n)
+    rows = max((r for r in range(1, most + 1) if n % r == 0), default=0)
+    return rows if rows >= min(8, most) else 0
+
+
+def sum_over_square(
+    row_loss: Callable[..., tuple[jax.Array, Any]], points: Points, extra: Any, places: Any, rule: Rule
+) -> tuple[jax.Array, Any]:
+    """Sums a loss of the hardest values over the rows, where rows and columns are the same classes.
+
+    Symmetry saves five of the twelve products that value and gradient take when the rows are a part of the
+    columns: p a' is a p' transposed, and what a class's points gain as a row's and as a column's is added up entry
+    by entry before it meets the embeddings. In return arrays of all n x n entries are stored.
+
+    Args:
+      row_loss: (values (rows, n), winners (rows, n), extra, places, places of the columns) -> (scalar, tree of
+        further sums without gradient). It may close over Python values only.
+      points: of n classes, `rows_at_a_time(n)` not 0.
+      extra: tree of floating arrays (n, ...) of the rows.
+      places: tree of integer arrays (n, ...).
+      rule: the candidates and what is compared.
+
+    Returns:
+      What `row_loss` returns, summed over all rows.
+    """
+    return _square(points.anchor, points.positive, _side(points, rule), extra, places, row_loss, rule)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _square(anchor, positive, side, extra, places, row_loss, rule):
+    return _square_forward(anchor, positive, side, extra, places, row_loss, rule)[0]
+
+
+def _square_forward(anchor, positive, side, extra, places, row_loss, rule):
+    anchor_positive = similarity.product(anchor, positive)
+    gram = (
+        (similarity.product(anchor, anchor), anchor_positive),
+        (anchor_positive.T, similarity.product(positive, positive)),
+    )
+    with_gradient = jax.value_and_grad(row_loss, argnums=(0, 2), has_aux=True)
+
+    def step(block):
+        gram, rows, extra, row_places = block
+        values, winner = candidates.best(gram, rows, side, rule)
+        total, gradients = with_gradient(values, winner, extra, row_places, places)
+        return total, (winner, *gradients)
+
+    totals, out = _in_turns(step, (gram, side, extra, places))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), totals), (anchor, positive, side, gram, *_join(out))
+
+
+def _square_backward(row_loss, rule, residuals, cotangents):
+    anchor, positive, side, gram, winner, weight, extra_gradient = residuals
+    points = 2 + side.coefficients.shape[1]
+
+    def step(block):
+        # An entry and its mirror image: the class as a row, and as a column.
+        gram, own, (winner, weight), (winner_as_column, weight_as_column) = block
+        mine, theirs = own.coefficients[:, None], side.coefficients[None]
+        row, column = candidates.winning(winner, mine, theirs, rule)
+        other_row, own_column = candidates.winning(winner_as_column, theirs, mine, rule)
+        as_row = [weight * c for c in column]
+        as_column = [weight_as_column * r for r in other_row]
+        gram_gradient = tuple(tuple(row[u] * as_row[v] + own_column[u] * as_column[v] for v in (0, 1)) for u in (0, 1))
+        gradients = [
+            candidates.side_gradient(
+                shares(winner, rule, points, w.dtype), [x[0] * g[0] + x[1] * g[1] for g in gram], w, 1, own
+            )
+            for shares, winner, w, x in (
+                (candidates.row_shares, winner, weight, as_row),
+                (candidates.column_shares, winner_as_column, weight_as_column, as_column),
+            )
+        ]
+        return None, (gram_gradient, jax.tree.map(jnp.add, *gradients))
+
+    blocks = gram, side, (winner, weight), (winner.T, weight.T)
+    gram_gradient, side_gradient = _join(_in_turns(step, blocks)[1])
+    of_anchor, of_positive = (
+        similarity.product(to_anchor, anchor.T) + similarity.product(to_positive, positive.T)
+        for to_anchor, to_positive in gram_gradient
+    )
+    gradients = of_anchor, of_positive, side_gradient, extra_gradient
+    return *jax.tree.map(lambda x: cotangents[0] * x, gradients), None
+
+
+_square.defvjp(_square_forward, _square_backward)
+
+
+def _in_turns(step: Callable, rows: Any) -> Any:
+    """Maps `step` over blocks of rows; outputs are stacked."""
+    n = len(jax.tree.leaves(rows)[0])
+    size = rows_at_a_time(n)
+    return jax.lax.map(step, jax.tree.map(lambda x: x.reshape(n // size, size, *x.shape[1:]), rows))
+
+
+def _join(blocks: Any) -> Any:
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), blocks)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symm_jax import mining, synthesis
-from symm_jax.mining import Rule
+from symm_jax import candidates, mining, synthesis
+from symm_jax.candidates import Rule
 
 RULES = {
-    "unordered": Rule(mining.choose_candidates("unordered", 4)),
-    "ordered with a mix": Rule(mining.choose_candidates("ordered", 4), mix=(3.0, 2.0)),
-    "product with a mix": Rule(mining.choose_candidates("product", 4), mix=(1.0, -0.5)),
-    "distance": Rule(mining.choose_candidates("product", 4), distance=True),
+    "unordered": Rule(candidates.choose("unordered", 4)),
+    "ordered with a mix": Rule(candidates.choose("ordered", 4), mix=(3.0, 2.0)),
+    "product with a mix": Rule(candidates.choose("product", 4), mix=(1.0, -0.5)),
+    "distance": Rule(candidates.choose("product", 4), distance=True),
     "distance, few": Rule(((0, 1), (3, 2), (2, 2)), distance=True),
     "one": Rule(((2, 3),)),
 }
@@ -89,7 +89,7 @@ def test_hardest_within_a_class_is_the_diagonal():
 def test_winners_are_counted():
     winners = np.array([[1, 18, 35], [1, 1, 19]], np.uint8)
     where = np.array([[True, True, False], [True, True, True]])
-    counts = mining.count_winners(winners, where, 4)
+    counts = candidates.count_winners(winners, where, 4)
     expected = np.zeros((4, 4), int)
     expected[0, 1], expected[1, 2], expected[1, 3] = 3, 1, 1
     np.testing.assert_array_equal(counts, expected)
@@ -97,11 +97,11 @@ def test_winners_are_counted():
 
 def test_candidates_are_those_of_their_names():
     points = range(3)
-    assert set(mining.choose_candidates("unordered", 3)) == set(itertools.combinations(points, 2))
-    assert set(mining.choose_candidates("ordered", 3)) == set(itertools.permutations(points, 2))
-    assert set(mining.choose_candidates("product", 3)) == set(itertools.product(points, points))
+    assert set(candidates.choose("unordered", 3)) == set(itertools.combinations(points, 2))
+    assert set(candidates.choose("ordered", 3)) == set(itertools.permutations(points, 2))
+    assert set(candidates.choose("product", 3)) == set(itertools.product(points, points))
     with pytest.raises(ValueError, match="unordered, ordered, product; got 'all'"):
-        mining.choose_candidates("all", 3)
+        candidates.choose("all", 3)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symm_jax import mining, similarity
-from symm_jax.mining import Points, Rule, Synthesis
+from symm_jax import candidates, mining, similarity
+from symm_jax.candidates import Rule
+from symm_jax.candidates import choose as choose_candidates
+from symm_jax.mining import Points, Synthesis
+
+_MOST_AT_ONCE = 4096  # pairs whose every similarity is stored: some 0.7 GB
+_BLOCK_SIZE = 256  # else rows at a time; more is not faster
 
 
 class Places(NamedTuple):
@@ -24,9 +29,9 @@ class Batch(NamedTuple):
     points: Points
     places: Places
     l2: jax.Array | float
-    candidates: mining.Candidates | None  # None without synthesis
+    candidates: candidates.Pairs | None  # None without synthesis
     with_winners: bool
-    block_size: int
+    block_size: int | None
     axis_name: str | None
 
 
@@ -39,7 +44,7 @@ def prepare(
     candidates: str,
     l2_normalize: bool,
     with_winners: bool,
-    block_size: int,
+    block_size: int | None,
     axis_name: str | None,
     l2_reg: float = 0.0,
 ) -> Batch:
@@ -52,8 +57,8 @@ def prepare(
     """
     anchor, positive, labels = (jnp.asarray(x) for x in (anchor, positive, labels))
     _check(anchor, positive, labels)
-    if not isinstance(block_size, int) or block_size < 1:
-        raise ValueError(f"block_size must be a whole number of rows, 1 or more; got {block_size!r}")
+    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size must be None or a whole number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:
         raise ValueError("with_winners needs a synthesis: without one there is nothing to choose from")
     dtype = jnp.promote_types(anchor.dtype, jnp.float32)
@@ -62,40 +67,65 @@ def prepare(
     if l2_normalize:
         anchor, positive = similarity.normalize(anchor), similarity.normalize(positive)
     points = mining.create_points(anchor, positive, synthesis)
-    pairs = mining.choose_candidates(candidates, points.products.shape[1])
+    pairs = choose_candidates(candidates, points.products.shape[1])
     first = 0 if axis_name is None else len(labels) * jax.lax.axis_index(axis_name)
     places = Places(labels, first + jnp.arange(len(labels)))
     return Batch(points, places, l2, pairs if synthesis else None, with_winners, block_size, axis_name)
 
 
 def sum_over_rows(
-    batch: Batch, block: Callable[..., tuple[jax.Array, Any, Any]], extra: Any
+    batch: Batch,
+    row_loss: Callable[..., tuple[jax.Array, Any]],
+    extra: Any,
+    *,
+    rule: Rule | None = None,
+    plain: Callable[[Points, Points], jax.Array] | None = None,
 ) -> tuple[jax.Array, Any, jax.Array | None]:
-    """Sums `block` over blocks of this device's rows, each against the columns of all devices.
+    """Sums a loss over this device's rows, each against the columns of all devices.
 
     Args:
       batch: from `prepare`.
-      block: (points, extra, places, column points, column places) -> (sum of the rows' losses, any other sum
-        without gradient, winners (rows, columns) or None).
+      row_loss: (values (rows, columns), extra, places, column places) -> (sum of the rows' losses, any other sums
+        without gradient).
       extra: arrays (n, ...) that rows have beside their points.
+      rule: with synthesis, what the largest is taken of to make the values.
+      plain: without, (row points, column points) -> values.
 
     Returns:
-      (loss sum, other sum, and, if asked for, the share (points, points) of each pair of points among the winners
+      (loss sum, other sums, and, if asked for, the share (points, points) of each pair of points among the winners
       of entries of different classes).
     """
+    count = batch.points.products.shape[1]
 
-    def function(rows, columns, places, column_places):
-        total, other, winners = block(*rows, places, columns, column_places)
+    def mined_loss(values, winners, extra, places, column_places):
+        total, other = row_loss(values, extra, places, column_places)
         if not batch.with_winners:
             return total, (other, None)
         different = places.label[:, None] != column_places.label[None, :]
-        return total, (other, mining.count_winners(winners, different, columns.products.shape[1]))
+        return total, (other, candidates.count_winners(winners, different, count))
 
-    columns = similarity.gather((batch.points, batch.places), batch.axis_name)
-    total, (other, counts) = similarity.sum_over_rows(
-        function, (batch.points, extra), columns[0], batch.places, columns[1], batch.block_size
-    )
+    def block(rows, columns, places, column_places):
+        points, extra = rows
+        if not batch.candidates:
+            total, other = row_loss(plain(points, columns), extra, places, column_places)
+            return total, (other, None)
+        return mined_loss(*mining.hardest(points, columns, rule), extra, places, column_places)
+
+    if _at_once(batch):
+        total, (other, counts) = mining.sum_over_square(mined_loss, batch.points, extra, batch.places, rule)
+    else:
+        columns, column_places = similarity.gather((batch.points, batch.places), batch.axis_name)
+        rows = batch.points, extra
+        size = batch.block_size or _BLOCK_SIZE
+        total, (other, counts) = similarity.sum_over_rows(block, rows, columns, batch.places, column_places, size)
     return total, other, None if counts is None else counts / jnp.maximum(jnp.sum(counts), 1)
+
+
+def _at_once(batch: Batch) -> bool:
+    """Whether to store all n x n entries, for speed: rows are all the classes, not too many, and unasked."""
+    n = len(batch.points.anchor)
+    whole = batch.candidates and batch.axis_name is None and batch.block_size is None
+    return bool(whole and n <= _MOST_AT_ONCE and mining.rows_at_a_time(n))
 
 
 def cross_entropy(
@@ -112,40 +142,35 @@ def cross_entropy(
     mined = positives == "mined" and batch.candidates
     diagonal = own * mining.hardest_within(batch.points, mined or ((0, 1),))
 
-    def block(points, diagonal, places, columns, column_places):
-        winners = None
-        if batch.candidates:
-            logits, winners = mining.hardest(points, columns, Rule(batch.candidates, mix))
-        else:
-            logits = similarity.product(mix[0] * points.anchor + mix[1] * points.positive, columns.positive)
+    def plain(points, columns):
+        return similarity.product(mix[0] * points.anchor + mix[1] * points.positive, columns.positive)
+
+    def row_loss(logits, diagonal, places, column_places):
         logits = scale * jnp.where(places.row[:, None] == column_places.row[None, :], diagonal[:, None], logits)
         same = places.label[:, None] == column_places.label[None, :]
         positive = jnp.sum(jnp.where(same, logits, 0), axis=1) / jnp.sum(same, axis=1)
-        return jnp.sum(jax.nn.logsumexp(logits, axis=1) - positive), None, winners
+        return jnp.sum(jax.nn.logsumexp(logits, axis=1) - positive), None
 
-    total, _, winners = sum_over_rows(batch, block, diagonal)
+    rule = Rule(batch.candidates, mix)
+    total, _, winners = sum_over_rows(batch, row_loss, diagonal, rule=rule, plain=plain)
     loss = total / len(diagonal) + batch.l2
     return (loss, winners) if batch.with_winners else loss
 
 
-def closeness(batch: Batch, points: Points, columns: Points) -> tuple[list[jax.Array], jax.Array | None]:
-    """Closeness -|x - y|^2 / 2 of images of the rows' classes to images of the columns'.
-
-    Returns:
-      Without synthesis, ([of the anchors, of the positives], None), each (n, 2 N): to the columns' anchors, then to
-      their positives. With it, ([the largest over all candidates (n, N)], winners), which stands for those four.
-    """
-    if batch.candidates:
-        largest, winners = mining.hardest(points, columns, Rule(batch.candidates, distance=True))
-        return [largest], winners
+def closeness(points: Points, columns: Points) -> jax.Array:
+    """Closeness -|x - y|^2 / 2 of images, (n, 4 N): anchor to anchors, to positives, positive to anchors, ..."""
 
     def halves(p):
         return (p.anchor, 0.5 * p.products[:, 0, 0]), (p.positive, 0.5 * p.products[:, 1, 1])
 
-    def to_columns(x, half_x):
-        return [similarity.product(x, y) - half_x[:, None] - half_y[None, :] for y, half_y in halves(columns)]
-
-    return [jnp.concatenate(to_columns(x, half_x), axis=1) for x, half_x in halves(points)], None
+    return jnp.concatenate(
+        [
+            similarity.product(x, y) - half_x[:, None] - half_y[None, :]
+            for x, half_x in halves(points)
+            for y, half_y in halves(columns)
+        ],
+        axis=1,
+    )
 
 
 def squared_distance(points: Points) -> jax.Array:

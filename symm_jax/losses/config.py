@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from symm_jax import errors, mining
+from symm_jax import candidates as pairs_of_points
+from symm_jax import errors
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.lifted_structure import lifted_structure_loss
 from symm_jax.losses.npair import npair_loss
@@ -63,7 +64,7 @@ def synthesis_of(specs: Sequence[Mapping]) -> Synthesis | None:
 
 def _describe(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
     synthetic = jnp.sum(winners) - jnp.sum(winners[:2, :2])
-    pairs = mining.choose_candidates(candidates, len(winners))
+    pairs = pairs_of_points.choose(candidates, len(winners))
     return {f"{name}/synthetic_share": synthetic} | {f"{name}/winner_{k}_{l}": winners[k, l] for k, l in pairs}
 
 

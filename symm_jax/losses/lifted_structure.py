@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from symm_jax.candidates import Rule
 from symm_jax.losses import common
 from symm_jax.mining import Synthesis
 
@@ -21,7 +22,7 @@ def lifted_structure_loss(
     l2_normalize: bool = True,
     candidates: str = "product",
     with_winners: bool = False,
-    block_size: int = 256,
+    block_size: int | None = None,
     axis_name: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Lifted-Structure loss (Oh Song et al., CVPR 2016, equation 4); with `synthesis` on the hardest negatives.
@@ -42,7 +43,7 @@ def lifted_structure_loss(
       l2_normalize: use embeddings of unit length.
       candidates: pairs of points to choose from: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
       with_winners: also return which pairs of points won.
-      block_size: rows at a time; memory grows with n x block_size.
+      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
       axis_name: the mapped axis over which the batch is split, if it is.
 
     Returns:
@@ -72,17 +73,16 @@ def lifted_structure_loss(
         axis_name=axis_name,
     )
 
-    def block(points, _, places, columns, column_places):
-        groups, winners = common.closeness(batch, points, columns)
+    def row_loss(close, pull, places, column_places):
         different = places.label[:, None] != column_places.label[None, :]
-        close = jnp.concatenate(groups, axis=1)
         copies = close.shape[1] // different.shape[1]
         different = jnp.tile(different, (1, copies))
         push = jax.nn.logsumexp(jnp.where(different, margin - _root(-2 * close), _NEVER), axis=1)
-        lifted = _root(common.squared_distance(points)) + push + math.log(4 / copies)
-        return jnp.sum(jnp.square(jax.nn.relu(lifted))), None, winners
+        return jnp.sum(jnp.square(jax.nn.relu(pull + push + math.log(4 / copies)))), None
 
-    total, _, winners = common.sum_over_rows(batch, block, ())
+    rule = Rule(batch.candidates, distance=True)
+    pull = _root(common.squared_distance(batch.points))
+    total, _, winners = common.sum_over_rows(batch, row_loss, pull, rule=rule, plain=common.closeness)
     loss = 0.5 * total / len(anchor)
     return (loss, winners) if with_winners else loss
 

@@ -18,7 +18,7 @@ def npair_loss(
     candidates: str = "unordered",
     positives: str = "mined",
     with_winners: bool = False,
-    block_size: int = 256,
+    block_size: int | None = None,
     axis_name: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """N-pair loss (Sohn, NIPS 2016); with `synthesis` on the hardest points (Gu and Ko, AAAI 2020, equation 8).
@@ -39,7 +39,7 @@ def npair_loss(
         "product" (16).
       positives: what stands on the diagonal: the "mined" hardest pair, as in the original, or the "original" a.p.
       with_winners: also return which pairs of points won.
-      block_size: rows at a time; memory grows with n x block_size.
+      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
       axis_name: the mapped axis over which the batch is split, if it is.
 
     Returns:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from symm_jax.candidates import Rule
 from symm_jax.losses import common
 from symm_jax.mining import Synthesis
 
@@ -18,7 +19,7 @@ def triplet_loss(
     l2_normalize: bool = True,
     candidates: str = "product",
     with_winners: bool = False,
-    block_size: int = 256,
+    block_size: int | None = None,
     axis_name: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Triplet loss (Schroff et al., CVPR 2015); with `synthesis` on the hardest negatives.
@@ -38,7 +39,7 @@ def triplet_loss(
       l2_normalize: use embeddings of unit length.
       candidates: pairs of points to choose from: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
       with_winners: also return which pairs of points won.
-      block_size: rows at a time; memory grows with n x block_size.
+      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
       axis_name: the mapped axis over which the batch is split, if it is.
 
     Returns:
@@ -69,10 +70,9 @@ def triplet_loss(
         axis_name=axis_name,
     )
 
-    def block(points, _, places, columns, column_places):
-        groups, winners = common.closeness(batch, points, columns)
-        positive = -0.5 * common.squared_distance(points)
+    def row_loss(close, positive, places, column_places):
         different = places.label[:, None] != column_places.label[None, :]
+        groups = [close] if batch.candidates else jnp.split(close, 2, axis=1)
         different = jnp.tile(different, (1, groups[0].shape[1] // different.shape[1]))
         total, number = 0.0, 0
         for close in groups:
@@ -84,9 +84,13 @@ def triplet_loss(
             excess = jax.nn.relu(2 * (chosen - positive[:, None]) + margin)
             total += jnp.sum(jnp.where(counted, excess, 0))
             number += jnp.sum(counted, dtype=jnp.float32)
-        return total, number, winners
+        return total, number
 
-    total, number, winners = common.sum_over_rows(batch, block, ())
+    rule = Rule(batch.candidates, distance=True)
+    positive_closeness = -0.5 * common.squared_distance(batch.points)
+    total, number, winners = common.sum_over_rows(
+        batch, row_loss, positive_closeness, rule=rule, plain=common.closeness
+    )
     if axis_name is not None:
         # Devices may have different numbers of triplets; the mean over devices is to be the whole batch's.
         number = jax.lax.pmean(number, axis_name)
