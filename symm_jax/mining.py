@@ -132,8 +132,8 @@ _hardest.defvjp(_hardest_forward, _hardest_backward)
 def _over_rows(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
     """Scans `step` over a few rows at a time: (carry, outputs (n, ...)).
 
-    A loop is also what makes XLA settle the winners once: results of a loop are stored, anything else may be
-    computed again by each use, and round differently, so that two uses see two winners.
+    A loop is also what makes XLA settle the winners once. Results of a loop are stored; anything else it may compute
+    again for each use and round differently, and where mirror images tie two uses then see two winners.
     """
     gram, *_ = rows
     n, columns = jax.tree.leaves(gram)[0].shape
@@ -181,15 +181,16 @@ def sum_over_square(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _square(anchor, positive, side, extra, places, row_loss, rule):
-    return _square_forward(anchor, positive, side, extra, places, row_loss, rule)[0]
+    def step(block):
+        gram, rows, extra, row_places = block
+        return row_loss(*candidates.best(gram, rows, side, rule), extra, row_places, places)
+
+    totals = _in_turns(step, (_square_gram(anchor, positive), side, extra, places))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), totals)
 
 
 def _square_forward(anchor, positive, side, extra, places, row_loss, rule):
-    anchor_positive = similarity.product(anchor, positive)
-    gram = (
-        (similarity.product(anchor, anchor), anchor_positive),
-        (anchor_positive.T, similarity.product(positive, positive)),
-    )
+    gram = _square_gram(anchor, positive)
     with_gradient = jax.value_and_grad(row_loss, argnums=(0, 2), has_aux=True)
 
     def step(block):
@@ -215,16 +216,16 @@ def _square_backward(row_loss, rule, residuals, cotangents):
         as_row = [weight * c for c in column]
         as_column = [weight_as_column * r for r in other_row]
         gram_gradient = tuple(tuple(row[u] * as_row[v] + own_column[u] * as_column[v] for v in (0, 1)) for u in (0, 1))
-        gradients = [
-            candidates.side_gradient(
-                shares(winner, rule, points, w.dtype), [x[0] * g[0] + x[1] * g[1] for g in gram], w, 1, own
-            )
-            for shares, winner, w, x in (
-                (candidates.row_shares, winner, weight, as_row),
-                (candidates.column_shares, winner_as_column, weight_as_column, as_column),
-            )
-        ]
-        return None, (gram_gradient, jax.tree.map(jnp.add, *gradients))
+
+        def of_side(shares, weight, vector):
+            on_originals = [vector[0] * g[0] + vector[1] * g[1] for g in gram]
+            return candidates.side_gradient(shares, on_originals, weight, 1, own)
+
+        row_shares = candidates.row_shares(winner, rule, points, weight.dtype)
+        column_shares = candidates.column_shares(winner_as_column, rule, points, weight.dtype)
+        of_row = of_side(row_shares, weight, as_row)
+        of_column = of_side(column_shares, weight_as_column, as_column)
+        return None, (gram_gradient, jax.tree.map(jnp.add, of_row, of_column))
 
     blocks = gram, side, (winner, weight), (winner.T, weight.T)
     gram_gradient, side_gradient = _join(_in_turns(step, blocks)[1])
@@ -239,8 +240,16 @@ def _square_backward(row_loss, rule, residuals, cotangents):
 _square.defvjp(_square_forward, _square_backward)
 
 
+def _square_gram(anchor: jax.Array, positive: jax.Array) -> Gram:
+    anchor_positive = similarity.product(anchor, positive)
+    return (
+        (similarity.product(anchor, anchor), anchor_positive),
+        (anchor_positive.T, similarity.product(positive, positive)),
+    )
+
+
 def _in_turns(step: Callable, rows: Any) -> Any:
-    """Maps `step` over blocks of rows; outputs are stacked."""
+    """Maps `step` over blocks of rows, in a loop for the reason in `_over_rows`; outputs are stacked."""
     n = len(jax.tree.leaves(rows)[0])
     size = rows_at_a_time(n)
     return jax.lax.map(step, jax.tree.map(lambda x: x.reshape(n // size, size, *x.shape[1:]), rows))

@@ -47,8 +47,9 @@ def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis:
     for i in range(n):
         real, made = plane[i, :2], plane[i, 2:]
         for k, point in enumerate(made):
-            # A mirror image is joined to the point that it mirrors.
-            ax.plot(*np.stack([real[(k + 1) % 2], point]).T, color=colours[i], lw=0.8, alpha=0.4, zorder=1)
+            # Each synthetic point is joined to the nearest real one: a mirror image to its axis.
+            nearest = np.argmin(np.linalg.norm(points[i, :2] - points[i, 2 + k], axis=1))
+            ax.plot(*np.stack([real[nearest], point]).T, color=colours[i], lw=0.8, alpha=0.4, zorder=1)
         ax.scatter(*real.T, color=colours[i], s=70, zorder=3)
         ax.scatter(*made.T, facecolor="white", edgecolor=colours[i], s=70, lw=1.6, zorder=2)
     ax.scatter([], [], color="grey", s=70, label="real: anchor and positive")
