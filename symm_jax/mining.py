@@ -13,7 +13,7 @@ reduction of the backward pass, and is slower than multiplying all points out.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +55,7 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
     return Points(anchor, positive, synthetic, products)
 
 
-def hardest_within(points: Points, pairs: candidates.Pairs) -> jax.Array:
+def hardest_within(points: Points, pairs: Sequence[tuple[int, int]]) -> jax.Array:
     """The largest similarity over candidate pairs of points of one class: (n,)."""
     values = jnp.stack([points.products[:, k, l] for k, l in pairs], axis=1)
     # By number, not by value: mirror images tie with the originals here up to rounding, and XLA may round

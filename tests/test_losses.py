@@ -289,8 +289,20 @@ def test_positives_may_be_left_original():
     anchor, positive, labels = np.eye(3, 6, dtype=np.float32), -np.eye(3, 6, dtype=np.float32), np.arange(3)
     loss = functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, l2_reg=0.0)
     np.testing.assert_allclose(loss(anchor, positive, labels, positives="original"), np.log(1 + 2 * np.e), rtol=1e-6)
-    mined = loss(anchor, positive, labels, positives="mined", candidates="product")
-    np.testing.assert_allclose(mined, np.log(1 + 2 / np.e), rtol=1e-6)
+    for candidates in ("unordered", "ordered", "product"):
+        mined = loss(anchor, positive, labels, positives="mined", candidates=candidates)
+        np.testing.assert_allclose(mined, np.log(1 + 2 / np.e), rtol=1e-6)
+
+
+def test_a_point_is_no_positive_of_itself():
+    anchor, positive, labels = random_batch()
+    loss = functools.partial(losses.npair_loss, synthesis=synthesis.interpolated, l2_normalize=True, l2_reg=0.0)
+    pairs = slow.interpolated_points(slow.unit(anchor), slow.unit(positive))
+    value = loss(anchor, positive, labels, candidates="product")
+    similarity = np.array([[np.max(pairs[i] @ pairs[j].T) for j in range(8)] for i in range(8)])
+    for i in range(8):
+        similarity[i, i] = max(pairs[i][k] @ pairs[i][l] for k, l in itertools.permutations(range(4), 2))
+    np.testing.assert_allclose(value, slow.cross_entropy(similarity, labels), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [PLAIN["npair"], PLAIN["angular"], PLAIN["triplet all"], PLAIN["lifted structure"]])

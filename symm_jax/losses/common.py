@@ -102,7 +102,8 @@ def sum_over_rows(
         if not batch.with_winners:
             return total, (other, None)
         different = places.label[:, None] != column_places.label[None, :]
-        return total, (other, candidates.count_winners(winners, different, count))
+        counts = candidates.count_winners(winners, different, count)
+        return total, (other, counts.astype(jnp.float32))  # their sum may be past int32
 
     def block(rows, columns, places, column_places):
         points, extra = rows
@@ -124,8 +125,9 @@ def sum_over_rows(
 def _at_once(batch: Batch) -> bool:
     """Whether to store all n x n entries, for speed: rows are all the classes, not too many, and unasked."""
     n = len(batch.points.anchor)
-    whole = batch.candidates and batch.axis_name is None and batch.block_size is None
-    return bool(whole and n <= _MOST_AT_ONCE and mining.rows_at_a_time(n))
+    whole = batch.axis_name is None or jax.lax.axis_size(batch.axis_name) == 1
+    unasked = batch.candidates and batch.block_size is None
+    return bool(whole and unasked and n <= _MOST_AT_ONCE and mining.rows_at_a_time(n))
 
 
 def cross_entropy(
@@ -134,13 +136,14 @@ def cross_entropy(
     """Mean over rows of the cross-entropy of softmax(scale S[i]) against the columns of the row's class.
 
     S[i, j] is the largest over candidates (k, l) of (x q[i, k] + y q[i, l]) . q[j, l], (x, y) = `mix`, and on the
-    diagonal of own q[i, k] . q[i, l]. Columns of one class share the target equally. Without synthesis the only
+    diagonal of own q[i, k] . q[i, l], k != l. Columns of one class share the target equally. Without synthesis the only
     candidate is the row's anchor with the column's positive.
     """
     if positives not in ("mined", "original"):
         raise ValueError(f"positives must be mined or original, got {positives!r}")
-    mined = positives == "mined" and batch.candidates
-    diagonal = own * mining.hardest_within(batch.points, mined or ((0, 1),))
+    # A point is no positive of itself.
+    mined = [(k, l) for k, l in batch.candidates or () if k != l and positives == "mined"]
+    diagonal = own * mining.hardest_within(batch.points, mined or [(0, 1)])
 
     def plain(points, columns):
         return similarity.product(mix[0] * points.anchor + mix[1] * points.positive, columns.positive)
