@@ -19,12 +19,12 @@ KINDS = {
     "ordered": lambda points: itertools.permutations(range(points), 2),
     "product": lambda points: itertools.product(range(points), repeat=2),
 }
-MAX_POINTS = 16  # two point numbers share a byte
+MAX_POINTS = 8  # two point numbers share a byte; programs of more than 64 candidates take minutes to compile
 
 
 def choose(kind: str, points: int) -> Pairs:
     """The pairs of `points` points that `kind` means, a key of KINDS."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"candidates must be one of {', '.join(KINDS)}; got {kind!r}")
     return tuple(KINDS[kind](points))
 

@@ -16,6 +16,8 @@ before the points of a synthesis of your own:
         return with_originals(jnp.full((len(anchor), 1, 2), 0.5))
 """
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -99,7 +101,7 @@ def interpolated(anchor: jax.Array, positive: jax.Array, *, num: int = 2, l2_nor
       >>> print(points(interpolated(a, p, num=1), a, p)[0, 2].round(3))
       [0.707 0.707]
     """
-    if not isinstance(num, int) or num < 1:
+    if isinstance(num, bool) or not isinstance(num, numbers.Integral) or num < 1:
         raise ValueError(f"num must be a whole number of points, 1 or more; got {num!r}")
     aa, ap, pp, scale = _products(anchor, positive)
     t = jnp.arange(1, num + 1, dtype=aa.dtype)[None, :] / (num + 1)

@@ -31,6 +31,12 @@ def test_a_synthesis_takes_options():
     np.testing.assert_allclose(value, RECORDED["small/symm_npair|ratio=3.0|l2_reg=True/loss"], rtol=1e-5)
 
 
+def test_two_losses_of_one_name_log_under_two():
+    specs = ({"name": "npair", "synthesis": "symmetric"}, {"name": "npair", "synthesis": "interpolated"})
+    _, metrics = losses.from_config(specs)(*BATCH)
+    assert {"npair/synthetic_share", "npair_2/synthetic_share"} <= metrics.keys()
+
+
 def test_a_plain_loss_has_no_metrics():
     _, metrics = losses.from_config(({"name": "triplet", "mining": "semihard"},))(*BATCH)
     assert metrics == {}
@@ -54,7 +60,9 @@ def test_a_plain_loss_has_no_metrics():
         ({"name": "angular", "degrees": 120.0}, "degrees must be between 0 and 90"),
         ({"name": "npair", "synthesis": {"name": "interpolated", "num": 0}}, "num must be"),
         ({"name": "npair", "block_size": 0}, "block_size"),
-        ({"name": "npair", "scale": "16"}, "scale"),
+        ({"name": "npair", "scale": "16"}, "scale must be a Python number"),
+        ({"synthesis": "symmetric"}, "has no name"),
+        ("npair", "must be a tuple of mappings"),
     ],
 )
 def test_wrong_loss_configs_are_named(spec, message):

@@ -316,6 +316,8 @@ def test_a_point_is_no_positive_of_itself():
         (lambda a, p, l: (a.astype(int), p.astype(int), l), "int"),
         (lambda a, p, l: (a, p.astype(jnp.bfloat16), l), "float32 and bfloat16"),
         (lambda a, p, l: (a, p, l.astype(np.float32)), "float32"),
+        (lambda a, p, l: (a, p, l.astype(str)), "must be arrays of numbers"),
+        (lambda a, p, l: (a, p, None), "must be arrays of numbers"),
     ],
 )
 def test_wrong_shapes_and_types_are_named(loss, change, message):
@@ -331,6 +333,13 @@ def test_wrong_shapes_and_types_are_named(loss, change, message):
         (losses.npair_loss, {"block_size": 0}, "block_size .* got 0"),
         (losses.npair_loss, {"with_winners": True, "synthesis": None}, "with_winners needs a synthesis"),
         (losses.angular_loss, {"degrees": 90}, "degrees must be between 0 and 90, got 90"),
+        (losses.angular_loss, {"degrees": "45"}, "degrees must be a Python number, .* got '45'"),
+        (losses.npair_loss, {"scale": -16.0}, "scale must be .* above 0; got -16.0"),
+        (losses.npair_loss, {"scale": "16"}, "scale"),
+        (losses.npair_loss, {"l2_reg": -5.0}, "l2_reg must be .* 0 or more; got -5.0"),
+        (losses.npair_loss, {"l2_normalize": "False"}, "l2_normalize must be True or False, got 'False'"),
+        (losses.npair_loss, {"synthesis": "symmetric"}, "synthesis must be a function, .* got 'symmetric'"),
+        (losses.npair_loss, {"candidates": [(0, 1)]}, "candidates must be one of"),
         (losses.triplet_loss, {"mining": "semi"}, "mining must be all, semihard or hard; got 'semi'"),
         (losses.triplet_loss, {"margin": -1.0}, "margin"),
         (losses.lifted_structure_loss, {"margin": float("nan")}, "margin"),

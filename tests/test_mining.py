@@ -110,7 +110,7 @@ def test_candidates_are_those_of_their_names():
         lambda a, p: a,
         lambda a, p: jnp.ones((3, 4, 2)),
         lambda a, p: jnp.ones((5, 1, 2)),
-        lambda a, p: jnp.ones((5, 17, 2)),
+        lambda a, p: jnp.ones((5, 9, 2)),
         lambda a, p: None,
     ],
 )

@@ -61,7 +61,8 @@ def angular_loss(
       >>> print(f"{angular_loss(a, a, jnp.arange(2), l2_reg=0.0):.4f}")  # log(1 + exp(-4)): S = 4 on the diagonal
       0.0181
     """
-    if not 0 < degrees < 90:
+    common.check_number("degrees", degrees, above=0)
+    if degrees >= 90:
         raise ValueError(f"degrees must be between 0 and 90, got {degrees!r}")
     batch = common.prepare(
         anchor,

@@ -1,6 +1,7 @@
 """What the losses share: checking their arguments, summing over rows, cross-entropy and distances."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,9 +56,17 @@ def prepare(
     Raises:
       ValueError: shapes, dtypes or options do not fit.
     """
-    anchor, positive, labels = (jnp.asarray(x) for x in (anchor, positive, labels))
+    try:
+        anchor, positive, labels = (jnp.asarray(x) for x in (anchor, positive, labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"anchor, positive and labels must be arrays of numbers: {error}") from error
     _check(anchor, positive, labels)
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+    check_number("l2_reg", l2_reg)
+    if not isinstance(l2_normalize, bool):
+        raise ValueError(f"l2_normalize must be True or False, got {l2_normalize!r}")
+    if synthesis is not None and not callable(synthesis):
+        raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
+    if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
         raise ValueError(f"block_size must be None or a whole number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:
         raise ValueError("with_winners needs a synthesis: without one there is nothing to choose from")
@@ -139,6 +148,7 @@ def cross_entropy(
     diagonal of own q[i, k] . q[i, l], k != l. Columns of one class share the target equally. Without synthesis the only
     candidate is the row's anchor with the column's positive.
     """
+    check_number("scale", scale, above=0)
     if positives not in ("mined", "original"):
         raise ValueError(f"positives must be mined or original, got {positives!r}")
     # A point is no positive of itself.
@@ -181,15 +191,21 @@ def squared_distance(points: Points) -> jax.Array:
     return jnp.sum(jnp.square(points.anchor - points.positive), axis=1)
 
 
-def check_margin(margin: float) -> None:
-    """Raises ValueError for a margin that is no distance."""
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be a finite number, 0 or more; got {margin!r}")
+def check_number(name: str, value: float, *, above: float = -math.inf) -> None:
+    """Raises ValueError unless `value` is a plain finite number, 0 or more and `above` its bound.
+
+    Options are fixed when a loss is compiled, so arrays that are traced will not do.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (0 <= value < math.inf and value > above):
+        bound = "0 or more" if above < 0 else f"above {above}"
+        raise ValueError(f"{name} must be a Python number, finite and {bound}; got {value!r}")
 
 
 def _check(anchor: jax.Array, positive: jax.Array, labels: jax.Array) -> None:
     if anchor.ndim != 2 or anchor.shape != positive.shape or not anchor.size:
-        raise ValueError(f"anchor and positive must both be (n, dim), got {anchor.shape} and {positive.shape}")
+        raise ValueError(
+            f"anchor and positive must both be (n, dim), not empty; got {anchor.shape} and {positive.shape}"
+        )
     if anchor.dtype != positive.dtype or not jnp.issubdtype(anchor.dtype, jnp.floating):
         raise ValueError(f"anchor and positive must share a floating dtype, got {anchor.dtype} and {positive.dtype}")
     if labels.shape != anchor.shape[:1]:

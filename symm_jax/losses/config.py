@@ -35,22 +35,29 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
       loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics): of each loss with synthesis the share of
       hardest negatives that take part of a synthetic point, "NAME/synthetic_share", and of each pair of points
       that is a candidate (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them, the anchor
-      being 0 and the positive 1.
+      being 0 and the positive 1. A name that occurred before gets its place in `specs`, as in "npair_2".
 
     Raises:
       InputError: unknown name or option, with the nearest known one; no losses at all.
     """
     if not specs:
         raise errors.InputError("config.losses is empty; name at least one, such as dict(name='npair')")
+    if not isinstance(specs, (tuple, list)) or not all(isinstance(spec, Mapping) for spec in specs):
+        raise errors.InputError(
+            f"config.losses must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}"
+        )
     terms = [_term(spec) for spec in specs]
+    names = [name for name, *_ in terms]
+    # A second loss of one name logs under a number of its own.
+    titles = [name if name not in names[:i] else f"{name}_{i + 1}" for i, name in enumerate(names)]
 
     def loss(anchor, positive, labels, axis_name=None):
         total, metrics = 0.0, {}
-        for name, weight, function in terms:
+        for title, (_, weight, function) in zip(titles, terms, strict=True):
             value = function(anchor, positive, labels, axis_name=axis_name)
             if "synthesis" in function.keywords:
                 value, winners = value
-                metrics |= _describe(name, winners, function.keywords["candidates"])
+                metrics |= _describe(title, winners, function.keywords["candidates"])
             total += weight * value
         return total, metrics
 
@@ -71,6 +78,8 @@ def _describe(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.A
 def _term(spec: Mapping) -> tuple[str, float, functools.partial]:
     options = dict(spec)
     name, weight = options.pop("name", ""), options.pop("weight", 1.0)
+    if not name:
+        raise errors.InputError(f"config.losses: {dict(spec)} has no name; give one of {', '.join(LOSSES)}")
     function = errors.choose("loss in config.losses", name, LOSSES)
     if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
         raise errors.InputError(f"config.losses: weight of {name!r} must be a finite number >= 0, got {weight!r}")

@@ -60,7 +60,7 @@ def lifted_structure_loss(
       >>> print(f"{loss:.4f}")  # (2 - sqrt(2) + log(4))^2 / 2
       1.9446
     """
-    common.check_margin(margin)
+    common.check_number("margin", margin)
     batch = common.prepare(
         anchor,
         positive,

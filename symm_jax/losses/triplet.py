@@ -57,7 +57,7 @@ def triplet_loss(
     """
     if mining not in ("all", "semihard", "hard"):
         raise ValueError(f"mining must be all, semihard or hard; got {mining!r}")
-    common.check_margin(margin)
+    common.check_number("margin", margin)
     batch = common.prepare(
         anchor,
         positive,
