@@ -35,7 +35,7 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
       loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics): of each loss with synthesis the share of
       hardest negatives that take part of a synthetic point, "NAME/synthetic_share", and of each pair of points
       that is a candidate (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them, the anchor
-      being 0 and the positive 1. A name that occurred before gets its place in `specs`, as in "npair_2".
+      being 0 and the positive 1. A name that was logged before gets its place in `specs`, as in "npair_2".
 
     Raises:
       InputError: unknown name or option, with the nearest known one; no losses at all.
@@ -47,9 +47,9 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
             f"config.losses must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}"
         )
     terms = [_term(spec) for spec in specs]
-    names = [name for name, *_ in terms]
-    # A second loss of one name logs under a number of its own.
-    titles = [name if name not in names[:i] else f"{name}_{i + 1}" for i, name in enumerate(names)]
+    # A second loss of one name with synthesis logs under its place in the config.
+    logged = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
+    titles = [name if name not in logged[:i] else f"{name}_{i + 1}" for i, name in enumerate(logged)]
 
     def loss(anchor, positive, labels, axis_name=None):
         total, metrics = 0.0, {}
