@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from symm_jax import candidates, similarity
 from symm_jax.candidates import Gram, Rule, Side
+from symm_jax.synthesis import with_originals
 
 Synthesis = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -38,8 +39,8 @@ class Points(NamedTuple):
 
 def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis | None) -> Points:
     """The points that `synthesis` makes, or the originals alone; ValueError when it returns no coefficients."""
-    originals = jnp.broadcast_to(jnp.eye(2, dtype=anchor.dtype), (len(anchor), 2, 2))
-    coefficients = originals if synthesis is None else synthesis(anchor, positive)
+    alone = with_originals(jnp.zeros((len(anchor), 0, 2), anchor.dtype))
+    coefficients = alone if synthesis is None else synthesis(anchor, positive)
     shape = getattr(coefficients, "shape", ())
     if len(shape) != 3 or shape[::2] != (len(anchor), 2) or not 2 <= shape[1] <= candidates.MAX_POINTS:
         raise ValueError(
@@ -47,7 +48,7 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
             f"originals first and {candidates.MAX_POINTS} points at most; got {shape or type(coefficients).__name__}"
         )
     synthetic = coefficients[:, 2:].astype(anchor.dtype)
-    c = jnp.concatenate([originals, synthetic], axis=1)
+    c = with_originals(synthetic)
     aa, ap, pp = (jnp.sum(x * y, axis=1) for x, y in ((anchor, anchor), (anchor, positive), (positive, positive)))
     x, y = c[..., 0], c[..., 1]
     on_anchor, on_positive = (x * u[:, None] + y * v[:, None] for u, v in ((aa, ap), (ap, pp)))

@@ -1,7 +1,7 @@
 """Similarities of embeddings: products in full precision, across devices, and row block by row block.
 
-A loss of n pairs compares every row (a class of this device) with every column (a class of any device). Nothing
-here or in a loss holds all of those comparisons at once: `sum_over_rows` visits a block of rows at a time.
+A loss of n pairs compares every row (a class of this device) with every column (a class of any device).
+`sum_over_rows` visits a block of rows at a time, so that not all of those comparisons are held at once.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,12 @@ def normalize(x: jax.Array) -> jax.Array:
     x = x / jnp.where(largest > 0, largest, 1)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return jnp.where(largest > 0, x * jax.lax.rsqrt(jnp.where(largest > 0, square, 1)), 0)
+
+
+def root(square: jax.Array) -> jax.Array:
+    """Square root; 0 with gradient 0 where rounding or equal points leave nothing above 0."""
+    ok = square > 0
+    return jnp.where(ok, jnp.sqrt(jnp.where(ok, square, 1)), 0)
 
 
 def sum_over_rows(

@@ -21,6 +21,8 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from symm_jax import similarity
+
 
 def with_originals(coefficients: jax.Array) -> jax.Array:
     """Puts the anchor and the positive before synthetic points: (n, new, 2) -> (n, 2 + new, 2).
@@ -66,7 +68,7 @@ def symmetric(
         on_point = jnp.full_like(ap, -norm_ratio)
         if rescale:
             square = on_axis**2 * axis_axis + 2 * on_axis * on_point * ap + on_point**2 * point_point
-            factor = _sqrt(_divide(axis_axis, square))
+            factor = similarity.root(_divide(axis_axis, square))
             on_axis, on_point = factor * on_axis, factor * on_point
         return on_axis, on_point
 
@@ -108,7 +110,7 @@ def interpolated(anchor: jax.Array, positive: jax.Array, *, num: int = 2, l2_nor
     new = jnp.stack([1 - t, t], axis=-1) * jnp.ones_like(aa)[:, None, None]
     if l2_normalize:
         square = (1 - t) ** 2 * aa[:, None] + 2 * t * (1 - t) * ap[:, None] + t**2 * pp[:, None]
-        new = new * _divide(1 / scale, _sqrt(square))[..., None]
+        new = new * _divide(1 / scale, similarity.root(square))[..., None]
     return with_originals(new)
 
 
@@ -137,9 +139,3 @@ def _divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x / y, and 0 with gradient 0 where y is too small for a finite gradient, x / y^2."""
     ok = y > jnp.finfo(y.dtype).tiny ** 0.5
     return jnp.where(ok, x / jnp.where(ok, y, 1), 0)  # the inner `where` keeps NaN out of the gradient
-
-
-def _sqrt(x: jax.Array) -> jax.Array:
-    """Square root with gradient 0 at 0."""
-    ok = x > 0
-    return jnp.where(ok, jnp.sqrt(jnp.where(ok, x, 1)), 0)

@@ -77,6 +77,8 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     np.testing.assert_allclose(penalty / 5e-3, RECORDED["l2_of_all_parameters"], rtol=1e-5)
     final = jax.tree.map(lambda x: x[0], state.params)
     backbone = final["backbone"]
+    far = np.abs(final["embedding"]["kernel"] - RECORDED["final_embedding_kernel"]) > 2e-4
+    assert far.mean() < 1e-4
     # A weight may differ by all that the ten rates add up to, 5e-4; hardly any does.
     for ours, name in (
         (final["embedding"], "final_embedding_kernel"),

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from symm_jax import similarity
 from symm_jax.candidates import Rule
 from symm_jax.losses import common
 from symm_jax.mining import Synthesis
@@ -77,17 +78,11 @@ def lifted_structure_loss(
         different = places.label[:, None] != column_places.label[None, :]
         copies = close.shape[1] // different.shape[1]
         different = jnp.tile(different, (1, copies))
-        push = jax.nn.logsumexp(jnp.where(different, margin - _root(-2 * close), _NEVER), axis=1)
+        push = jax.nn.logsumexp(jnp.where(different, margin - similarity.root(-2 * close), _NEVER), axis=1)
         return jnp.sum(jnp.square(jax.nn.relu(pull + push + math.log(4 / copies)))), None
 
     rule = Rule(batch.candidates, distance=True)
-    pull = _root(common.squared_distance(batch.points))
+    pull = similarity.root(common.squared_distance(batch.points))
     total, _, winners = common.sum_over_rows(batch, row_loss, pull, rule=rule, plain=common.closeness)
     loss = 0.5 * total / len(anchor)
     return (loss, winners) if with_winners else loss
-
-
-def _root(square: jax.Array) -> jax.Array:
-    """Square root; 0 with gradient 0 where rounding or equal points leave nothing above 0."""
-    ok = square > 0
-    return jnp.where(ok, jnp.sqrt(jnp.where(ok, square, 1)), 0)
