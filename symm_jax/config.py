@@ -10,7 +10,16 @@ import ml_collections
 from symm_jax.errors import InputError
 
 # A run may be continued with other values of these: they change where or how long, not what is computed.
-_FREE = ("num_steps", "checkpoint_every", "log_every", "eval_batch_size", "data.dir", "data.cache_dir")
+_FREE = (
+    "num_steps",
+    "checkpoint_every",
+    "log_every",
+    "eval_batch_size",
+    "recall_ks",
+    "clustering",
+    "data.dir",
+    "data.cache_dir",
+)
 
 _POSITIVE_INTEGERS = (
     "batch_size",
@@ -25,6 +34,7 @@ _POSITIVE_INTEGERS = (
 _POSITIVE = ("optimizer.learning_rate", "optimizer.decay_rate", "optimizer.final_learning_rate", "optimizer.eps")
 _NOT_NEGATIVE = (
     "seed",
+    "data.validation_classes",
     "optimizer.stop_step",
     "optimizer.weight_penalty",
     "optimizer.embedding_gradient_scale",
@@ -55,6 +65,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _require(config, "recall_ks", lambda x: x and all(isinstance(k, int) and k > 0 for k in x), "whole numbers above 0")
     _require(config, "batch_size", lambda x: x % 2 == 0, "even: a batch is made of pairs")
     _require(config, "batch_size", lambda x: x >= 4, "at least 4: a pair needs another to differ from")
+    _require(config, "data.validation_classes", lambda x: isinstance(x, int) and x != 1, "0, or 2 and more classes")
     pairs = config.batch_size // 2
     if pairs % num_devices:
         raise InputError(

@@ -161,10 +161,15 @@ def unreplicate(tree: Any) -> Any:
 
 
 def batches(
-    arrays: Arrays, key: jax.Array, first_step: int, num_steps: int, num_pairs: int, num_devices: int
+    arrays: Arrays,
+    table: pairs.ClassTable,
+    key: jax.Array,
+    first_step: int,
+    num_steps: int,
+    num_pairs: int,
+    num_devices: int,
 ) -> Iterator[Batch]:
     """The batches of steps first_step .. num_steps - 1, split over devices: arrays (devices, n, ...)."""
-    table = pairs.class_table(arrays.labels)
     key = jax.random.fold_in(key, _PAIR_STREAM)
     chunk = 128  # steps whose indices are drawn at once
     for start in range(first_step, num_steps, chunk):
@@ -185,6 +190,11 @@ def load_test(config: ml_collections.ConfigDict) -> Arrays:
     return data.load(config.data, "test", config.data.image_size)
 
 
+def load_validation(config: ml_collections.ConfigDict) -> Arrays | None:
+    """Likewise, the images of the training classes held out to choose a checkpoint on; None when there are none."""
+    return data.load(config.data, "validation", config.data.image_size) if config.data.validation_classes else None
+
+
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_steps, from the newest checkpoint in `workdir` if there is one.
 
@@ -201,20 +211,26 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     arrays = load_train(config)
     # Decoded now, so that a corrupt test image does not wait for the end of training to be found.
     load_test(config)
+    load_validation(config)
     num_pairs = config.batch_size // 2
-    pairs.require_classes(pairs.class_table(arrays.labels), num_pairs)
+    rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
+    table = pairs.class_table(arrays.labels, rows)
+    pairs.require_classes(table, num_pairs)
     with workdirs.writing(workdir, config):
         state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
         first_step = finished[-1] if finished else 0
-        _describe(config, workdir, arrays, state, first_step)
-        stream = batches(arrays, recipe.key, first_step, config.num_steps, num_pairs, jax.local_device_count())
+        _describe(config, workdir, arrays, rows, state, first_step)
+        stream = batches(arrays, table, recipe.key, first_step, config.num_steps, num_pairs, jax.local_device_count())
         logs.truncate(logs.metrics_path(workdir, "eval"), first_step)
+        workdirs.mark_finished(workdir, None)
         with (
             checkpoint.Writer(workdir, configs.to_dict(config)) as writer,
             logs.MetricLog(workdir, "train", first_step) as log,
             _stop_signals() as stop,
         ):
             _loop(config, recipe, state, first_step, stream, writer, log, stop)
+        # Only now: leaving the writer has waited for the last checkpoint.
+        workdirs.mark_finished(workdir, max(first_step, config.num_steps))
 
 
 def _loop(config, recipe, state, first_step, stream, writer, log, stop) -> None:
@@ -287,14 +303,14 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
 
-def _describe(config, workdir: Path, arrays: Arrays, state: State, first_step: int) -> None:
+def _describe(config, workdir: Path, arrays: Arrays, rows: np.ndarray, state: State, first_step: int) -> None:
     count = sum(w.size for w in jax.tree.leaves(state.params))
     device = jax.local_devices()[0]
     start = f"resumed from step {first_step}" if first_step else config.model.pretrained or "from scratch"
     print(f"workdir   {workdir}")
     print(f"devices   {jax.local_device_count()} x {device.device_kind}")
     print(
-        f"train     {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes, "
+        f"train     {len(rows):,} images of {len(np.unique(arrays.labels[rows]))} classes, "
         f"{arrays.images.shape[1]} px, {arrays.images.nbytes / 1e6:,.0f} MB"
     )
     print(f"model     {config.model.name}, {count:,} parameters, {start}")
@@ -302,5 +318,7 @@ def _describe(config, workdir: Path, arrays: Arrays, state: State, first_step: i
 
 def prepare(config: ml_collections.ConfigDict) -> None:
     """Builds and decodes the data set, so that training starts at once."""
-    for split, arrays in (("train", load_train(config)), ("test", load_test(config))):
-        print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")
+    splits = {"train": load_train(config), "held out": load_validation(config), "test": load_test(config)}
+    for split, arrays in splits.items():
+        if arrays is not None:
+            print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")

@@ -30,6 +30,20 @@ def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
         yield
 
 
+def finished(workdir: Path) -> int | None:
+    """The step at which training in `workdir` ended as its config says; None while it runs, or was cut short."""
+    path = workdir / "finished"
+    return int(path.read_text()) if path.exists() else None
+
+
+def mark_finished(workdir: Path, step: int | None) -> None:
+    """Leaves the mark that `finished` reads, or with None takes it away."""
+    (workdir / "finished").unlink(missing_ok=True)
+    if step is not None:
+        (workdir / "finished.partial").write_text(f"{step}\n")
+        os.replace(workdir / "finished.partial", workdir / "finished")
+
+
 def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Raises InputError when the checkpoints in `workdir` are another config's, naming the fields that differ."""
     path = workdir / "config.json"

@@ -137,10 +137,11 @@ def test_nothing_imports_tensorflow():
 
 
 LABELS = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 1, 9])
+ALL = np.arange(len(LABELS))
 
 
 def test_pairs_are_of_distinct_classes_and_different_images():
-    table = pairs.class_table(LABELS)
+    table = pairs.class_table(LABELS, ALL)
     drawn = pairs.sample_steps(jax.random.key(3), 10, 200, table, 5)
     labels = LABELS[drawn]
     assert (labels[..., 0] == labels[..., 1]).all()
@@ -150,7 +151,7 @@ def test_pairs_are_of_distinct_classes_and_different_images():
 
 
 def test_pairs_are_a_function_of_key_and_step():
-    table, key = pairs.class_table(LABELS), jax.random.key(3)
+    table, key = pairs.class_table(LABELS, ALL), jax.random.key(3)
     whole = pairs.sample_steps(key, 0, 6, table, 5)
     np.testing.assert_array_equal(whole[4:], pairs.sample_steps(key, 4, 2, table, 5))
     assert not np.array_equal(whole[0], whole[1])
@@ -159,7 +160,32 @@ def test_pairs_are_a_function_of_key_and_step():
 
 def test_too_few_classes_are_named():
     with pytest.raises(errors.InputError, match=r"8 pairs need 8 classes .* has 7; lower it to at most 14"):
-        pairs.require_classes(pairs.class_table(LABELS), 8)
+        pairs.require_classes(pairs.class_table(LABELS, ALL), 8)
+
+
+def test_held_out_classes_are_the_last_and_never_drawn():
+    shuffled = np.random.default_rng(0).permutation(LABELS)
+    kept, held_out = pairs.hold_out(shuffled, 3)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), ALL)
+    assert set(shuffled[kept]) == set(range(6))
+    assert set(shuffled[held_out]) == {6, 7, 8}
+    drawn = pairs.sample_steps(jax.random.key(3), 0, 100, pairs.class_table(shuffled, kept), 5)
+    assert set(shuffled[drawn.ravel()]) == set(range(1, 6))  # class 0 has one image
+    kept, held_out = pairs.hold_out(shuffled, 0)
+    assert len(kept) == len(LABELS) and not len(held_out)
+    with pytest.raises(errors.InputError, match="validation_classes = 8: the training set has 9 classes"):
+        pairs.hold_out(shuffled, 8)
+
+
+def test_the_validation_split_is_the_held_out_part_of_train(cars, tmp_path):
+    settings = ml_collections.ConfigDict(
+        {"name": "cars196", "dir": str(cars), "cache_dir": str(tmp_path / "cache"), "validation_classes": 2}
+    )
+    train, validation = (data.load(settings, split, 16) for split in ("train", "validation"))
+    _, rows = pairs.hold_out(train.labels, 2)
+    assert set(validation.labels) == {3, 97}
+    np.testing.assert_array_equal(validation.images, train.images[rows])
+    np.testing.assert_array_equal(validation.labels, train.labels[rows])
 
 
 def test_augmentation_crops_where_it_should():

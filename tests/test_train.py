@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from symm_jax import checkpoint, errors, evaluate, files, logs, report, synthesis, train
+from symm_jax import checkpoint, errors, evaluate, files, logs, report, synthesis, train, workdirs
 
 
 def steps_on(devices, config, arrays, num_steps, axis=train.AXIS):
@@ -25,7 +25,8 @@ def steps_on(devices, config, arrays, num_steps, axis=train.AXIS):
     state = jax.tree.map(lambda x: np.stack([x] * devices), state)
     step = jax.pmap(lambda s, b: train.train_step(s, b, recipe), axis_name=axis, devices=jax.devices()[:devices])
     losses = []
-    for batch in train.batches(arrays, recipe.key, 0, num_steps, config.batch_size // 2, devices):
+    table = train.pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
+    for batch in train.batches(arrays, table, recipe.key, 0, num_steps, config.batch_size // 2, devices):
         state, metrics = step(state, batch)
         losses.append(metrics["loss"][0])
     for leaf in jax.tree.leaves(state.params):
@@ -68,8 +69,10 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
     tiny.num_steps = 3
     train.train(tiny, parts)
     assert checkpoint.steps(parts) == [3]
+    assert workdirs.finished(parts) == 3
     tiny.num_steps = 6
     train.train(tiny, parts)
+    assert workdirs.finished(parts) == 6
     assert checkpoint.steps(parts) == checkpoint.steps(whole) == [3, 6]
     assert digest(parts, 6, tiny) == digest(whole, 6, tiny)
     lines = [logs.read(logs.metrics_path(w, "train")) for w in (whole, parts)]
@@ -205,3 +208,4 @@ def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
     (step,) = checkpoint.steps(tmp_path / "run")
     assert step == logs.read(path)[-1]["step"]
     assert f"stopped by SIGTERM at step {step}" in output
+    assert workdirs.finished(tmp_path / "run") is None

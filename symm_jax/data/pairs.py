@@ -17,9 +17,25 @@ class ClassTable(NamedTuple):
     count: np.ndarray
 
 
-def class_table(labels: np.ndarray) -> ClassTable:
-    """Groups (n,) labels by class. Classes with one image are left out, as in the original."""
-    order = np.argsort(labels, kind="stable").astype(np.int32)
+def hold_out(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits (n,) labels by class: indices of all but the last `num_classes` classes, and of these, for validation.
+
+    Raises:
+      InputError: fewer than two classes would be left to train on.
+    """
+    classes = np.unique(labels)
+    if num_classes and num_classes > len(classes) - 2:
+        raise InputError(
+            f"config.data.validation_classes = {num_classes}: the training set has {len(classes)} classes, and two "
+            "must be left to train on"
+        )
+    held_out = np.isin(labels, classes[len(classes) - num_classes :])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def class_table(labels: np.ndarray, rows: np.ndarray) -> ClassTable:
+    """Groups the images `rows` of (n,) labels by class. Classes with one image are left out, as in the original."""
+    order = rows[np.argsort(labels[rows], kind="stable")].astype(np.int32)
     _, start, count = np.unique(labels[order], return_index=True, return_counts=True)
     keep = count >= 2
     return ClassTable(order, start[keep].astype(np.int32), count[keep].astype(np.int32))
@@ -30,7 +46,8 @@ def require_classes(table: ClassTable, num_pairs: int) -> None:
     if num_pairs > len(table.count):
         raise InputError(
             f"config.batch_size: {num_pairs} pairs need {num_pairs} classes with two images, the training set has "
-            f"{len(table.count)}; lower it to at most {2 * len(table.count)}"
+            f"{len(table.count)}; lower it to at most {2 * len(table.count)}, or hold out fewer classes with "
+            "config.data.validation_classes"
         )
 
 
