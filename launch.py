@@ -10,10 +10,12 @@ from ml_collections import config_flags
 
 from symm_jax.errors import InputError, suggest
 
-MODES = ("train_and_eval", "train", "eval", "prepare")
+MODES = ("train_and_eval", "train", "eval", "report", "prepare", "compare")
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, see configs/.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; runs/CONFIG NAME when empty.")
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of the run; runs/CONFIG NAME by default. Several for eval.")
 _MODE = flags.DEFINE_string("mode", "train_and_eval", f"One of {', '.join(MODES)}.")
+_WATCH = flags.DEFINE_bool("watch", False, "With --mode=eval: follow training until it ends.")
+_WATCH_MINUTES = flags.DEFINE_float("watch_minutes", 0, "With --watch: but no longer than this.", lower_bound=0)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -31,6 +33,12 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise flags.Error(f"--mode={_MODE.value}{suggest(_MODE.value, MODES)}; choices: {', '.join(MODES)}")
         if _CONFIG.value is None:
             raise flags.Error("--config is missing, such as --config=configs/car_symm_npair.py")
+        if len(_WORKDIR.value) > 1 and _MODE.value != "eval":
+            raise flags.Error(f"--workdir: --mode={_MODE.value} takes one")
+        if (_WATCH.value and _MODE.value != "eval") or (_WATCH_MINUTES.value and not _WATCH.value):
+            raise flags.Error("--watch goes with --mode=eval, and --watch_minutes with --watch")
+        if ("methods" in _CONFIG.value) != (_MODE.value == "compare"):
+            raise flags.Error("--mode=compare takes a config of configs/compare/, and nothing else does")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         fail(error)
     return argv[:1]
@@ -44,28 +52,22 @@ def fail(error: Exception) -> None:
 
 def main(_) -> None:
     # Imported after the flags are known to be right: a typing error is answered at once.
-    import jax
-
-    from symm_jax import config as configs
-    from symm_jax import evaluate, train
+    from symm_jax import modes
 
     logging.set_verbosity(logging.WARNING)
-    config = _CONFIG.value
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name}").expanduser().resolve()
+    folder = "runs/compare" if _MODE.value == "compare" else "runs"
+    workdirs = [Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]]
     try:
-        configs.validate(config, jax.local_device_count())
-        if _MODE.value == "prepare":
-            train.prepare(config)
-        if _MODE.value in ("train", "train_and_eval"):
-            train.train(config, workdir)
-        if _MODE.value in ("eval", "train_and_eval"):
-            evaluate.evaluate(config, workdir)
+        faults = modes.run(_MODE.value, _CONFIG.value, workdirs, _WATCH.value, _WATCH_MINUTES.value)
     except (InputError, FloatingPointError) as error:
         fail(error)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(130)
+    if faults:
+        print("error: could not be measured:\n  " + "\n  ".join(faults), file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
-"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,opt_state,config}.
+"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,opt_state,config,digests}.
 
 Parameters and optimiser state are separate items, so that evaluation reads the first alone. Both are stored as
-one device holds them: a run may be resumed on another number of devices.
+one device holds them: a run may be resumed on another number of devices. Each array's SHA-256 is stored too, since
+Orbax restores an array with a flipped bit without a word.
 """
 
+import hashlib
+import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from symm_jax.errors import InputError
@@ -34,6 +39,7 @@ class Writer:
             params=ocp.args.StandardSave(params),
             opt_state=ocp.args.StandardSave(opt_state),
             config=ocp.args.JsonSave(self._config),
+            digests=ocp.args.JsonSave({"params": _digests(params), "opt_state": _digests(opt_state)}),
         )
         # Orbax answers False, and saves nothing, when the folder holds this step or a later one.
         if not self._manager.save(step, args=items, force=True):
@@ -72,15 +78,23 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
 
     Raises:
       InputError: the checkpoint is damaged, or of other shapes.
+      FileNotFoundError: it has been deleted, perhaps while it was read.
     """
     path = directory(workdir) / str(step)
     restored = {}
     try:
+        stored = path / "digests" / "metadata"
+        digests = json.loads(stored.read_text()) if stored.exists() else {}  # older checkpoints have none
         with ocp.StandardCheckpointer() as checkpointer:
             for name, tree in abstract.items():
                 target = jax.tree.map(_on_one_device, tree)
                 restored[name] = checkpointer.restore(path / name, target)
+                for leaf, digest in _digests(restored[name]).items() if name in digests else ():
+                    if digests[name].get(leaf) != digest:
+                        raise ValueError(f"{name}{leaf} is not what was saved: its SHA-256 differs")
     except Exception as error:  # Orbax raises bare Exception, KeyError, ValueError, ... for damaged files
+        if _vanishes(path):
+            raise FileNotFoundError(f"checkpoint {path} has been deleted") from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"checkpoint {path} cannot be read ({first[:300]}); delete it to go on without it") from error
     return restored
@@ -91,6 +105,22 @@ def remove_unfinished(workdir: Path) -> None:
     if directory(workdir).is_dir():
         for leftover in directory(workdir).glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
+
+
+def _digests(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(x).view(np.uint8)).hexdigest()
+        for path, x in leaves
+    }
+
+
+def _vanishes(path: Path) -> bool:
+    """Whether a step is gone, or goes within a second: files of a step that is being deleted go one by one."""
+    deadline = time.monotonic() + 1
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not path.exists()
 
 
 def _on_one_device(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,8 +1,12 @@
-"""Evaluation: embeds the test classes with each saved checkpoint and measures Recall@k. Only reads checkpoints."""
+"""Evaluation: embeds the test classes with each saved checkpoint and measures it. Only reads checkpoints."""
 
+import contextlib
 import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,51 +14,119 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from symm_jax import checkpoint, logs, losses, metrics, report, train, workdirs
+from symm_jax import checkpoint, files, logs, metrics, report, selection, train, workdirs
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
-_PICTURE_CLASSES = 6  # in the figure of real and synthetic points: as many as colours that can be told apart
+_BATCHES_AHEAD = 2  # dispatched before the loop waits: the next images are read while the device works
+_POLL_SECONDS = 1.0
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> list[dict]:
-    """Evaluates every checkpoint in `workdir` that has not been, and prints the table of all.
+def evaluate(
+    config: ml_collections.ConfigDict, folders: Sequence[Path], *, watch: bool = False, watch_minutes: float = 0.0
+) -> list[str]:
+    """Measures every checkpoint of the workdirs `folders` that has not been, and prints a table of each workdir.
 
-    Results go to eval/metrics.jsonl and TensorBoard; the last checkpoint's real and synthetic points of a few
-    test classes are drawn to points.png.
+    Results go to eval/metrics.jsonl and TensorBoard, the best checkpoint to best/. A checkpoint that is deleted
+    while it is read is passed over.
+
+    Args:
+      config: of the runs; only their seeds may differ from it.
+      folders: workdirs.
+      watch: go on until training has ended in every workdir, waiting for checkpoints, also for the first.
+      watch_minutes: but no longer than this; 0 is without limit.
 
     Returns:
-      The lines of eval/metrics.jsonl by step: {"step": ..., "recall@1": ..., ...}.
+      What could not be measured, a sentence a checkpoint: damaged, or its embeddings not finite.
 
     Raises:
-      InputError: there are no checkpoints, or they are another config's.
+      InputError: no checkpoints, or another config's; something is wrong with the test images or with recall_ks.
     """
-    steps = checkpoint.steps(workdir)
-    if not steps:
-        raise InputError(f"--workdir: {workdir} holds no checkpoints; train first, with --mode=train")
-    workdirs.check_config(workdir, config)
+    deadline = time.monotonic() + 60 * watch_minutes if watch_minutes else float("inf")
+    for workdir in folders:
+        if not watch and not checkpoint.steps(workdir):
+            raise InputError(f"--workdir: {workdir} holds no checkpoints; train first, with --mode=train")
+        workdirs.check_config(workdir, config, any_seed=True)
+    scorer = functools.cache(functools.partial(create_scorer, config))
+    faults: dict[tuple[Path, int], str] = {}
+    with _alone_in(folders):
+        if waiting := [str(workdir) for workdir in folders if not checkpoint.steps(workdir)]:
+            print(f"waiting   for checkpoints in {', '.join(waiting)}")
+        while True:
+            # Asked before the steps are listed, so that the last one is not missed.
+            ended = all(workdirs.finished(workdir) is not None for workdir in folders)
+            for workdir in folders:
+                _evaluate_new(config, workdir, scorer, faults)
+            if not watch or ended or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+    for workdir in folders:
+        print(f"\n{workdir}\n\n{report.table(selection.results(workdir), columns(config))}")
+    return list(faults.values())
+
+
+def columns(config: ml_collections.ConfigDict) -> list[str]:
+    """Names of the figures that a checkpoint of this config is measured by."""
+    names = [*(f"recall@{k}" for k in config.recall_ks), "map@r", "r_precision"]
+    names += ["nmi", "f1"] if config.clustering else []
+    return names + ([f"{selection.VALIDATION}/{main_metric(config)}"] if config.data.validation_classes else [])
+
+
+def main_metric(config: ml_collections.ConfigDict) -> str:
+    """The metric that chooses checkpoints: recall at the smallest k."""
+    return f"recall@{min(config.recall_ks)}"
+
+
+class Scorer(NamedTuple):
+    """What measures the checkpoints of a config: the test images, those held out of training, and the network."""
+
+    embed: Callable[[Any, Arrays, str], np.ndarray]
+    shapes: Any
+    test: Arrays
+    validation: Arrays | None
+
+
+def create_scorer(config: ml_collections.ConfigDict) -> Scorer:
+    """Loads the images and prepares the network; raises InputError when they cannot be measured on."""
     model = train.create_model(config)
-    test = train.load_test(config)
-    print(f"test      {len(test.images):,} images of {len(np.unique(test.labels))} classes")
+    test, validation = train.load_test(config), train.load_validation(config)
+    counts = np.unique(test.labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        raise InputError(
+            f"the test split has {len(test.labels)} images of {len(counts)} classes; evaluation needs two classes, and "
+            "a class with two images"
+        )
+    if max(config.recall_ks) > len(test.labels) - 1:
+        raise InputError(
+            f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {len(test.labels) - 1:,} others to be "
+            "compared with; lower the largest k"
+        )
+    alone = f"; {np.sum(counts == 1)} alone in their class are no queries" if counts.min() == 1 else ""
+    print(f"test      {len(test.images):,} images of {len(counts)} classes{alone}")
+    embed = functools.partial(embed_all, embedder(model), batch_size=config.eval_batch_size)
     shapes = jax.eval_shape(functools.partial(train.init_params, config, model), jax.random.key(0))
-    embed = embedder(model)
-    path = logs.metrics_path(workdir, "eval")
-    done = {line["step"]: line for line in logs.read(path) if line["step"] in steps}
-    todo = [step for step in steps if step not in done or _missing(done[step], config.recall_ks)]
-    with logs.MetricLog(workdir, "eval", last_step=steps[-1]) as log:
-        for step in todo:
-            params = checkpoint.restore(workdir, step, params=shapes)["params"]
-            embeddings = embed_all(embed, params, test, config.eval_batch_size, f"evaluate step {step}")
-            recall = metrics.recall_at_k(embeddings, test.labels, config.recall_ks)
-            values = {f"recall@{k}": value for k, value in recall.items()}
-            log.write(step, values)
-            done[step] = {"step": step} | values
-    if steps[-1] in todo:
-        _draw_points(config, workdir, embeddings, test.labels)
-    rows = [done[step] for step in steps]
-    print("\n" + report.table(rows, [f"recall@{k}" for k in config.recall_ks]))
-    print(f"\nwritten to {workdir}: checkpoints/ train/metrics.jsonl eval/metrics.jsonl tensorboard/")
-    return rows
+    return Scorer(lambda params, arrays, label: embed(params, arrays, label=label), shapes, test, validation)
+
+
+def measure(config: ml_collections.ConfigDict, scorer: Scorer, params: Any, label: str) -> tuple[dict, np.ndarray]:
+    """Embeds and measures with parameters `params`.
+
+    Returns:
+      {name: value} for `columns(config)`, and the test images' raw embeddings (n, dim) float32.
+
+    Raises:
+      ValueError: embeddings that are not finite.
+    """
+    embeddings = scorer.embed(params, scorer.test, label)
+    values = metrics.retrieval(embeddings, scorer.test.labels, config.recall_ks)
+    if config.clustering:
+        values |= metrics.clustering(embeddings, scorer.test.labels)
+    if scorer.validation is not None:
+        held_out = scorer.embed(params, scorer.validation, f"{label}, held out")
+        k = min(config.recall_ks)
+        recall = metrics.recall_at_k(held_out, scorer.validation.labels, (k,))
+        values[f"{selection.VALIDATION}/{main_metric(config)}"] = recall[k]
+    return values, embeddings
 
 
 def embedder(model: Any) -> Any:
@@ -77,20 +149,81 @@ def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: s
         images = arrays.images[start : start + size]
         filled = np.zeros((size, *side), np.uint8)
         filled[: len(images)] = images
-        embeddings = embed(params, filled.reshape(devices, -1, *side))
-        out.append(np.asarray(embeddings).reshape(size, -1)[: len(images)])
-    return np.concatenate(out)
+        out.append(embed(params, filled.reshape(devices, -1, *side)))
+        jax.block_until_ready(out[max(0, len(out) - 1 - _BATCHES_AHEAD)])
+    return np.concatenate([np.asarray(x).reshape(size, -1) for x in out])[:n]
 
 
-def _missing(line: dict, ks: tuple[int, ...]) -> bool:
-    return any(f"recall@{k}" not in line for k in ks)
+def _evaluate_new(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    scorer: Callable[[], Scorer],
+    faults: dict[tuple[Path, int], str],
+) -> None:
+    """Measures the checkpoints without results; adds to `faults` what it cannot measure; keeps the best."""
+    workdirs.check_config(workdir, config, any_seed=True)
+    done = {row["step"] for row in selection.results(workdir) if not set(columns(config)) - row.keys()}
+    todo = [s for s in checkpoint.steps(workdir) if s not in done and (workdir, s) not in faults]
+    best: dict[int, np.ndarray] = {}
+    if todo:
+        tools = scorer()
+        with logs.MetricLog(workdir, "eval") as log:
+            for step in todo:
+                with _noting(faults, workdir, step):
+                    params = checkpoint.restore(workdir, step, params=tools.shapes)["params"]
+                    values, embeddings = measure(config, tools, params, f"evaluate step {step}")
+                    log.write(step, values)
+                    # The others' embeddings are not kept: a step that is not the best so far will not be the best.
+                    if selection.deciding(selection.results(workdir), main_metric(config))[1]["step"] == step:
+                        best = {step: embeddings}
+    _keep_best(config, workdir, scorer, faults, best)
 
 
-def _draw_points(config, workdir: Path, embeddings: np.ndarray, labels: np.ndarray) -> None:
-    synthesis = losses.synthesis_of(config.losses)
-    if synthesis is None:
+def _keep_best(config, workdir: Path, scorer, faults, embeddings: dict[int, np.ndarray]) -> None:
+    """Brings best/ up to date with the results, as far as their checkpoints still exist."""
+    kept = selection.read_best(workdir)
+    there = {*checkpoint.steps(workdir), *([kept["step"]] if kept else [])}
+    rows = [row for row in selection.results(workdir) if row["step"] in there and (workdir, row["step"]) not in faults]
+    decided = selection.deciding(rows, main_metric(config))
+    if decided is None or (kept and kept["step"] == decided[1]["step"]):
         return
-    classes = [c for c in np.unique(labels) if np.sum(labels == c) >= 2][:_PICTURE_CLASSES]
-    first, second = np.array([np.flatnonzero(labels == c)[:2] for c in classes]).T
-    report.draw_points(workdir / "points.png", embeddings[first], embeddings[second], synthesis)
-    print(f"drawn     {workdir / 'points.png'}: real and synthetic points of {len(classes)} test classes")
+    how, row = decided
+    step = row["step"]
+    with _noting(faults, workdir, step):
+        found = embeddings.get(step)
+        if found is None:  # measured by an earlier process
+            params = checkpoint.restore(workdir, step, params=scorer().shapes)["params"]
+            found = scorer().embed(params, scorer().test, f"embed step {step}")
+        selection.keep_best(workdir, how, row, main_metric(config), found)
+
+
+@contextlib.contextmanager
+def _noting(faults: dict[tuple[Path, int], str], workdir: Path, step: int) -> Iterator[None]:
+    """Goes on after a checkpoint that is damaged, has diverged (both noted in `faults`) or has been deleted."""
+    path = checkpoint.directory(workdir) / str(step)
+    try:
+        yield
+    except OSError:
+        if path.exists():
+            raise
+        print(f"passed over: {path} was deleted before it could be read")
+    except ValueError as error:
+        named = str(error) if isinstance(error, InputError) else f"checkpoint {path}: {error}"
+        faults[workdir, step] = named
+        print(f"passed over: {named}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _alone_in(folders: Sequence[Path]) -> Iterator[None]:
+    """Waits until no other process evaluates in these workdirs, and keeps others waiting."""
+    with contextlib.ExitStack() as stack:
+        for workdir in sorted(set(folders)):  # in one order everywhere, so that no two wait for each other
+            path = workdir / "eval" / ".lock"
+            try:
+                stack.enter_context(files.lock(path, busy=f"another process evaluates in {workdir}"))
+            except OSError as error:
+                raise InputError(f"--workdir: {workdir} cannot be written ({error.strerror})") from error
+            except InputError as error:
+                print(f"{error}; waiting for it to end")
+                stack.enter_context(files.lock(path))
+        yield

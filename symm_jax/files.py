@@ -12,9 +12,10 @@ from symm_jax.errors import InputError
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a folder beside `path` that becomes `path` when the block ends, and vanishes when it raises.
 
+    With `replace` it takes the place of what is there; a reader finds the one, the other, or for a moment neither.
     A process killed inside the block leaves `NAME.partial-*` behind; the next call for the same path removes it,
     so the caller holds a `lock` on it.
     """
@@ -24,7 +25,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
     try:
         yield aside
+        if replace and path.exists():
+            path.rename(aside.with_name(f"{aside.name}-before"))
         aside.rename(path)
+        shutil.rmtree(aside.with_name(f"{aside.name}-before"), ignore_errors=True)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -10,21 +10,23 @@ import tensorboardX
 class MetricLog:
     """Appends metrics to WORKDIR/KIND/metrics.jsonl and WORKDIR/tensorboard/KIND.
 
-    Lines past `last_step` are dropped on opening: a resumed run writes them again, so that the file of a run
-    that was killed reads like that of one that was not.
+    Lines past `last_step`, if given, are dropped on opening: a resumed run writes them again, so that the file of a
+    run that was killed reads like that of one that was not.
     """
 
-    def __init__(self, workdir: Path, kind: str, last_step: int):
+    def __init__(self, workdir: Path, kind: str, last_step: int | None = None):
         self._path = metrics_path(workdir, kind)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         truncate(self._path, last_step)
-        self._file = open(self._path, "a")
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard" / kind), purge_step=last_step + 1)
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard" / kind), purge_step=None if last_step is None else last_step + 1
+        )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, {"step": step, **metrics}, through to the system."""
-        self._file.write(json.dumps({"step": step} | metrics) + "\n")
-        self._file.flush()
+        # Opened for each line: training that is resumed replaces the file under an evaluation that follows it.
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step} | metrics) + "\n")
         for name, value in metrics.items():
             self._board.add_scalar(name.replace("@", "_at_"), value, step)  # TensorBoard takes no "@"
         self._board.flush()
@@ -33,7 +35,6 @@ class MetricLog:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
         self._board.close()
 
 
@@ -49,9 +50,10 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def truncate(path: Path, last_step: int) -> None:
-    """Drops lines past `last_step`, and a half-written one, by replacing the file as a whole."""
+def truncate(path: Path, last_step: int | None) -> None:
+    """Drops lines past `last_step`, if given, and a half-written one, by replacing the file as a whole."""
     if path.exists():
+        kept = [line for line in read(path) if last_step is None or line["step"] <= last_step]
         aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in read(path) if line["step"] <= last_step))
+        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(aside, path)

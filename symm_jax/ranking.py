@@ -17,6 +17,7 @@ from symm_jax.similarity import product
 
 TIE = 2.0**-23  # cosines this close are ties: float32's step at 1, about what rounding leaves of a cosine
 _POSITIVES_BLOCK = 256  # queries whose positives are sorted at once
+_UNIT_ROWS = 1024  # rows normalised at once, so that they stay in the cache
 _MAX_COUNTS = 2**25  # of (positive, query) pairs counted in one pass, 128 MiB
 
 
@@ -164,9 +165,13 @@ def _grid(queries: Any, side: _Side, gallery: Any, other: _Side, block_size: int
 
 def _unit(x: Any) -> np.ndarray:
     """Rows of length 1 as float32; a zero row stays zero. By way of float64, so that equal directions become equal."""
-    x = np.asarray(x, np.float64)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return (x / np.where(length > 0, length, 1)).astype(np.float32)
+    x = np.asarray(x)
+    unit = np.empty(x.shape, np.float32)
+    for start in range(0, len(x), _UNIT_ROWS):
+        rows = x[start : start + _UNIT_ROWS].astype(np.float64)
+        length = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+        unit[start : start + _UNIT_ROWS] = rows / np.where(length > 0, length, 1)
+    return unit
 
 
 def _positives(grid: _Grid, first: int, count: int) -> jax.Array:
@@ -241,27 +246,39 @@ def _count_tiles(grid, least, wanted, tile_rows, tile_columns, block):
     symmetric = grid.columns is None
     columns = grid.rows if symmetric else grid.columns
 
-    def tally(ahead, similarity, tile, limit):
-        """Adds the counts of one tile, whose queries are its columns."""
-        start = tile * block
+    def add(ahead, tile, place, reached, axis):
+        """Adds up the entries that reach the cosines number `place` of the queries of a tile."""
+        counts = jnp.sum(reached, axis=axis, dtype=jnp.int32)[None]
+        where = (place, tile * block)
+        return jax.lax.dynamic_update_slice(ahead, jax.lax.dynamic_slice(ahead, where, (1, block)) + counts, where)
 
-        def count(place, ahead):
-            reached = similarity >= jax.lax.dynamic_slice(least, (place, start), (1, block))
-            before = jax.lax.dynamic_slice(ahead, (place, start), (1, block))
-            after = before + jnp.sum(reached, axis=0, dtype=jnp.int32, keepdims=True)
-            return jax.lax.dynamic_update_slice(ahead, after, (place, start))
+    def bar(tile, place):
+        return jax.lax.dynamic_slice(least, (place, tile * block), (1, block))
 
-        return jax.lax.fori_loop(0, limit, count, ahead)
+    def add_others(ahead, similarity, tile, limit):
+        """Does places 1, 2, ... of the queries that are the columns of `similarity`."""
+
+        def one(place, ahead):
+            return add(ahead, tile, place, similarity >= bar(tile, place), 0)
+
+        return jax.lax.fori_loop(1, limit, one, ahead)
 
     def step(index, ahead):
         i, j = tile_rows[index], tile_columns[index]
         similarity = product(_slice(grid.rows, i * block, block), _slice(columns, j * block, block))
         ours = _slice(grid.row_labels, i * block, block)[:, None]
         theirs = _slice(grid.column_labels, j * block, block)[None]
-        similarity = jnp.where((ours != theirs) & (ours >= 0) & (theirs >= 0), similarity, -jnp.inf)
-        ahead = tally(ahead, similarity.T, i, wanted[i])
+        negative = (ours != theirs) & (ours >= 0) & (theirs >= 0)
+        other_half = symmetric & (i != j)
+        # The first place, which is often the only one, is one fused pass; the others read a masked copy each.
+        ahead = add(ahead, i, 0, (similarity >= bar(i, 0).T) & negative, 1)
         if symmetric:
-            ahead = tally(ahead, similarity, j, jnp.where(i == j, 0, wanted[j]))
+            ahead = add(ahead, j, 0, (similarity >= bar(j, 0)) & negative & other_half, 0)
+        if len(least) > 1:
+            similarity = jnp.where(negative, similarity, -jnp.inf)
+            ahead = add_others(ahead, similarity.T, i, wanted[i])
+            if symmetric:
+                ahead = add_others(ahead, similarity, j, jnp.where(other_half, wanted[j], 0))
         return ahead
 
     return jax.lax.fori_loop(0, len(tile_rows), step, jnp.zeros(least.shape, jnp.int32))

@@ -44,14 +44,20 @@ def mark_finished(workdir: Path, step: int | None) -> None:
         os.replace(workdir / "finished.partial", workdir / "finished")
 
 
-def check_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Raises InputError when the checkpoints in `workdir` are another config's, naming the fields that differ."""
+def check_config(workdir: Path, config: ml_collections.ConfigDict, *, any_seed: bool = False) -> None:
+    """Raises InputError when the checkpoints in `workdir` are another config's, naming the fields that differ.
+
+    `any_seed`: another seed will do, as for evaluation.
+    """
     path = workdir / "config.json"
     if not checkpoint.steps(workdir):
         return
     if not path.exists():
         raise InputError(f"--workdir: {workdir} holds checkpoints but no config.json; use another folder")
-    if different := configs.differences(configs.to_dict(config), json.loads(path.read_text())):
+    ours, theirs = configs.to_dict(config), json.loads(path.read_text())
+    if any_seed:
+        ours["seed"] = theirs["seed"]
+    if different := configs.differences(ours, theirs):
         raise InputError(
             f"--workdir: {workdir} holds checkpoints of another config:\n  " + "\n  ".join(different) + "\n"
             "use another --workdir, or delete it to start anew"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from symm_jax import checkpoint, errors, evaluate, files, logs, report, synthesis, train, workdirs
+from symm_jax import checkpoint, errors, files, logs, report, synthesis, train, workdirs
 
 
 def steps_on(devices, config, arrays, num_steps, axis=train.AXIS):
@@ -82,27 +81,6 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_evaluation_is_honest_about_what_it_did(tiny, tmp_path, capsys):
-    tiny.eval_batch_size = 2  # 9 test photographs on 8 devices: the last batch is filled up
-    workdir = tmp_path / "run"
-    recipe = train.create_recipe(tiny)
-    state = train.create_state(tiny, recipe)
-    workdir.mkdir()
-    (workdir / "config.json").write_text(json.dumps(train.configs.to_dict(tiny)))
-    with checkpoint.Writer(workdir, {}) as writer:
-        writer.save(3, state.params, state.opt_state)
-    rows = evaluate.evaluate(tiny, workdir)
-    test = train.load_test(tiny)
-    embeddings = recipe.model.apply({"params": state.params}, test.images)
-    expected = evaluate.metrics.recall_at_k(embeddings, test.labels, tiny.recall_ks)
-    assert rows == [{"step": 3} | {f"recall@{k}": v for k, v in expected.items()}]
-    assert "best on the test classes" in capsys.readouterr().out
-    assert (workdir / "points.png").stat().st_size > 10_000
-    before = logs.metrics_path(workdir, "eval").read_text()
-    assert evaluate.evaluate(tiny, workdir) == rows  # nothing is done twice
-    assert logs.metrics_path(workdir, "eval").read_text() == before
-
-
 def test_another_configs_workdir_is_refused(tiny, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(train.configs.to_dict(tiny)))
@@ -113,8 +91,6 @@ def test_another_configs_workdir_is_refused(tiny, tmp_path):
     tiny.num_steps = 99  # may change
     with pytest.raises(errors.InputError, match=r"another config:\n  model.dim: 16, there 8\n"):
         train.train(tiny, tmp_path / "run")
-    with pytest.raises(errors.InputError, match=r"model.dim: 16, there 8"):
-        evaluate.evaluate(tiny, tmp_path / "run")
 
 
 def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
@@ -126,8 +102,6 @@ def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(errors.InputError, match="--workdir: .* cannot be written"):
         train.train(tiny, tmp_path / "file")
-    with pytest.raises(errors.InputError, match="holds no checkpoints"):
-        evaluate.evaluate(tiny, tmp_path / "nothing")
 
 
 def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars, one_device):
@@ -143,22 +117,6 @@ def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
     with pytest.raises(errors.InputError, match="8 pairs need 8 classes .* has 5"):
         train.train(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_damaged_and_unfinished_checkpoints(tmp_path):
-    params = {"w": jnp.arange(5.0)}
-    with checkpoint.Writer(tmp_path, {}) as writer:
-        for step in (1, 2):
-            writer.save(step, params, params)
-    (tmp_path / "checkpoints/7").mkdir()
-    assert checkpoint.steps(tmp_path) == [1, 2]
-    shutil.copytree(tmp_path / "checkpoints/2", tmp_path / "checkpoints/3.orbax-checkpoint-tmp")
-    checkpoint.remove_unfinished(tmp_path)
-    assert checkpoint.steps(tmp_path) == [1, 2]
-    np.testing.assert_array_equal(checkpoint.restore(tmp_path, 2, params=params)["params"]["w"], np.arange(5))
-    shutil.rmtree(tmp_path / "checkpoints/2/params")
-    with pytest.raises(errors.InputError, match="checkpoints/2 cannot be read"):
-        checkpoint.restore(tmp_path, 2, params=params)
 
 
 def test_divergence_stops_the_run_and_saves_nothing(tiny, tmp_path, one_device):
@@ -177,13 +135,6 @@ def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
     with logs.MetricLog(tmp_path, "train", last_step=1) as log:
         log.write(2, {"loss": 0.5})
     assert logs.read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}]
-
-
-def test_table_marks_the_best():
-    rows = [{"step": 5, "recall@1": 0.25, "recall@2": 0.5}, {"step": 10, "recall@1": 0.5, "recall@2": 0.75}]
-    lines = report.table(rows, ["recall@1", "recall@2"]).splitlines()
-    assert lines[1].split() == ["5", "25.00%", "50.00%"]
-    assert lines[2].startswith("      10     50.00%     75.00%  * best")
 
 
 def test_points_are_drawn(tmp_path):

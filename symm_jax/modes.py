@@ -1,0 +1,33 @@
+"""What each --mode of launch.py does."""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from symm_jax import compare, evaluate, report, train
+from symm_jax import config as configs
+
+
+def run(
+    mode: str, config: ml_collections.ConfigDict, folders: list[Path], watch: bool, watch_minutes: float
+) -> list[str]:
+    """Does one mode of launch.py; returns what could not be measured, a sentence a checkpoint.
+
+    Raises:
+      InputError: a mistake in flags, config, data or workdir.
+      FloatingPointError: training diverged.
+    """
+    if mode == "compare":
+        return compare.compare(config, folders[0])
+    configs.validate(config, jax.local_device_count())
+    faults = []
+    if mode == "prepare":
+        train.prepare(config)
+    if mode in ("train", "train_and_eval"):
+        train.train(config, folders[0])
+    if mode in ("eval", "train_and_eval"):
+        faults = evaluate.evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
+    if mode in ("report", "train_and_eval"):
+        print(f"\nreport    {report.write(config, folders[0])}")
+    return faults

@@ -1,0 +1,221 @@
+"""Evaluation: every checkpoint once, honestly, whatever happens to the files meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import write_annotations, write_cars
+
+from symm_jax import checkpoint, errors, evaluate, files, logs, metrics, selection, train, workdirs
+
+
+@pytest.fixture
+def quick(tiny, one_device):
+    tiny.clustering = False
+    return tiny
+
+
+def write_run(config, workdir, *steps, change=lambda params, step: params):
+    """A workdir with checkpoints of random weights, another seed a step."""
+    recipe = train.create_recipe(config)
+    workdir.mkdir(exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(train.configs.to_dict(config)))
+    with checkpoint.Writer(workdir, {}) as writer:
+        for step in steps:
+            state = train.create_state(config, recipe._replace(key=jax.random.key(step)))
+            writer.save(step, change(state.params, step), state.opt_state)
+    return workdir
+
+
+def diverged(params, step):
+    return jax.tree.map(lambda x: x * np.float32(np.nan), params) if step == 2 else params
+
+
+def metric_lines(workdir):
+    return logs.metrics_path(workdir, "eval").read_text()
+
+
+def test_results_are_those_of_all_images_and_nothing_is_done_twice(tiny, tmp_path, capsys):
+    tiny.eval_batch_size = 2  # 9 test photographs on 8 devices: the last batch is filled up
+    workdir = write_run(tiny, tmp_path / "run", 3)
+    assert evaluate.evaluate(tiny, [workdir]) == []
+    (row,) = selection.results(workdir)
+    test = train.load_test(tiny)
+    recipe = train.create_recipe(tiny)
+    params = train.create_state(tiny, recipe._replace(key=jax.random.key(3))).params
+    embeddings = recipe.model.apply({"params": params}, test.images)
+    expected = metrics.retrieval(embeddings, test.labels, tiny.recall_ks) | metrics.clustering(embeddings, test.labels)
+    assert row == pytest.approx({"step": 3} | expected)
+    assert list(row)[1:] == evaluate.columns(tiny)
+    np.testing.assert_allclose(np.load(workdir / "best/embeddings.npy"), embeddings, atol=1e-5)
+    assert "9 images of 3 classes\n" in capsys.readouterr().out
+    before = metric_lines(workdir)
+    assert evaluate.evaluate(tiny, [workdir]) == []
+    assert metric_lines(workdir) == before
+    assert "images of" not in capsys.readouterr().out  # nor were the images loaded
+    tiny.recall_ks = (1, 3)
+    evaluate.evaluate(tiny, [workdir])
+    assert "recall@3" in selection.results(workdir)[0]
+    assert evaluate.evaluate(tiny, [workdir / "best"]) == []  # best/ is a workdir
+
+
+def test_held_out_classes_choose_the_checkpoint(quick, tmp_path, capsys):
+    quick.data.validation_classes, quick.batch_size = 2, 4
+    workdir = write_run(quick, tmp_path / "run", 1, 2, 3)
+    evaluate.evaluate(quick, [workdir])
+    rows = selection.results(workdir)
+    validation = train.load_validation(quick)
+    assert len(validation.labels) == 6
+    how, row = selection.deciding(rows)
+    assert how == "validation"
+    assert row["validation/recall@1"] == max(r["validation/recall@1"] for r in rows)
+    best = selection.read_best(workdir)
+    assert (best["step"], best["chosen_by"], best["value"]) == (row["step"], "validation", row["validation/recall@1"])
+    printed = capsys.readouterr().out
+    assert "chosen on held-out training classes" in printed and "optimistic" in printed
+
+
+def test_damaged_and_diverged_checkpoints_are_named_and_passed_over(quick, tmp_path, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1, 2, 3, 4, change=diverged)
+    shutil.rmtree(workdir / "checkpoints/3/params")
+    faults = evaluate.evaluate(quick, [workdir])
+    assert len(faults) == 2
+    assert "checkpoints/2: 9 of 9 embeddings hold NaN" in faults[0]
+    assert "checkpoints/3 cannot be read" in faults[1]
+    assert [row["step"] for row in selection.results(workdir)] == [1, 4]
+    assert capsys.readouterr().err.count("passed over") == 2
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_no_error(quick, tmp_path, monkeypatch, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1, 2)
+    restore = checkpoint.restore
+
+    def delete_first(folder, step, **items):
+        if step == 1:
+            shutil.rmtree(checkpoint.directory(folder) / "1")
+        return restore(folder, step, **items)
+
+    monkeypatch.setattr(checkpoint, "restore", delete_first)
+    assert evaluate.evaluate(quick, [workdir]) == []
+    assert [row["step"] for row in selection.results(workdir)] == [2]
+    assert "checkpoints/1 was deleted" in capsys.readouterr().out
+
+
+def test_the_best_follows_what_is_left(quick, tmp_path):
+    workdir = write_run(quick, tmp_path / "run", 1, 2, 3)
+    evaluate.evaluate(quick, [workdir])
+    best = selection.read_best(workdir)["step"]
+    shutil.rmtree(workdir / "best")  # an older run has none
+    evaluate.evaluate(quick, [workdir])
+    assert selection.read_best(workdir)["step"] == best
+    shutil.rmtree(workdir / f"checkpoints/{best}")  # deleted, but kept in best/
+    evaluate.evaluate(quick, [workdir])
+    assert selection.read_best(workdir)["step"] == best
+
+
+def test_several_workdirs_may_differ_in_their_seed_alone(quick, tmp_path):
+    folders = [write_run(quick, tmp_path / "a", 1)]
+    quick.seed = 7
+    folders.append(write_run(quick, tmp_path / "b", 2))
+    evaluate.evaluate(quick, folders)
+    assert [[row["step"] for row in selection.results(w)] for w in folders] == [[1], [2]]
+    quick.model.dim = 16
+    with pytest.raises(errors.InputError, match=r"a holds .* another config:\n  model.dim: 16, there 8\n"):
+        evaluate.evaluate(quick, folders)
+
+
+def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
+    with pytest.raises(errors.InputError, match="nothing holds no checkpoints"):
+        evaluate.evaluate(quick, [tmp_path / "nothing"])
+    workdir = write_run(quick, tmp_path / "run", 1)
+    quick.recall_ks = (1, 9)
+    with pytest.raises(errors.InputError, match=r"config.recall_ks = \(1, 9\): a test image has 8 others"):
+        evaluate.evaluate(quick, [workdir])
+    write_cars(tmp_path / "one", classes=(1, 2, 3, 100))
+    quick.data.dir, quick.recall_ks = str(tmp_path / "one"), (1,)
+    with pytest.raises(errors.InputError, match="3 images of 1 classes; evaluation needs two classes"):
+        evaluate.evaluate(quick, [workdir])
+
+
+def test_images_alone_in_their_class_are_reported(quick, tmp_path, capsys, cars):
+    (cars / "cars_annos.mat").unlink()
+    shutil.rmtree(cars / "car_ims")
+    rows = write_cars(cars)
+    write_annotations(cars, rows[:-2])
+    workdir = write_run(quick, tmp_path / "run", 1)
+    quick.recall_ks = (1,)
+    evaluate.evaluate(quick, [workdir])
+    assert "7 images of 3 classes; 1 alone in their class are no queries" in capsys.readouterr().out
+
+
+def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1)
+    with files.lock(workdir / "eval/.lock"):
+        second = threading.Thread(target=evaluate.evaluate, args=(quick, [workdir]))
+        second.start()
+        time.sleep(1)
+        assert second.is_alive() and not selection.results(workdir)
+    second.join(60)
+    assert len(selection.results(workdir)) == 1
+    assert "another process evaluates" in capsys.readouterr().out
+
+
+def test_watching_ends_with_training_or_with_its_time(quick, tmp_path):
+    workdir = write_run(quick, tmp_path / "run", 1)
+    start = time.monotonic()
+    evaluate.evaluate(quick, [workdir], watch=True, watch_minutes=0.01)
+    assert time.monotonic() - start < 60
+    watcher = threading.Thread(target=evaluate.evaluate, args=(quick, [workdir]), kwargs={"watch": True})
+    watcher.start()
+    write_run(quick, workdir, 2, 3)
+    workdirs.mark_finished(workdir, 3)
+    watcher.join(60)
+    assert not watcher.is_alive()
+    assert [row["step"] for row in selection.results(workdir)] == [1, 2, 3]
+
+
+def launch(*arguments):
+    command = [sys.executable, "launch.py", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""}, **streams)
+
+
+def test_an_evaluator_follows_a_run_from_the_command_line(cars, tmp_path):
+    flags = {"data.name": "cars196", "data.dir": cars, "data.cache_dir": tmp_path / "cache", "data.image_size": 16}
+    flags |= {"batch_size": 4, "checkpoint_every": 2, "num_steps": 6, "log_every": 1}
+    command = ["--config=configs/glyphs_npair.py", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{field}={value}" for field, value in flags.items()]
+    run = tmp_path / "run"
+    with launch(*command, "--mode=eval", "--watch") as watcher:
+        assert "waiting   for checkpoints" in watcher.stdout.readline()
+        with launch(*command, "--mode=train") as training:
+            output = training.communicate(timeout=240)[0]
+            assert training.returncode == 0, output
+        output = watcher.communicate(timeout=120)[0]
+        assert watcher.returncode == 0, output
+    assert [row["step"] for row in selection.results(run)] == [2, 4, 6]
+
+    (run / "finished").unlink()
+    shutil.rmtree(run / "checkpoints/4/params")
+    logs.metrics_path(run, "eval").unlink()
+    with launch(*command, "--mode=eval", "--watch") as watcher:
+        deadline = time.monotonic() + 120
+        while len(selection.results(run)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        watcher.send_signal(signal.SIGINT)
+        output = watcher.communicate(timeout=60)[0]
+    assert watcher.returncode == 130, output
+    assert "interrupted" in output and "Traceback" not in output
+
+    with launch(*command, "--mode=eval") as again:
+        output = again.communicate(timeout=120)[0]
+    assert again.returncode == 1, output
+    assert "error: could not be measured:\n  checkpoint" in output and "checkpoints/4 cannot be read" in output
