@@ -1,0 +1,127 @@
+"""Which test images a page shows: all of few; of many, the hardest failures, their neighbourhood and a sample."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from symm_jax.report._standin import nearest, negatives_ahead
+
+NEIGHBOURS = 8  # of a query
+
+
+class Limits(NamedTuple):
+    """How many images a page may hold; it grows by about 2.5 kB with each."""
+
+    all_of: int = 1500  # a test set up to this size is shown whole
+    failures: int = 40
+    walk: int = 900  # reached from the failures, themselves included
+    sample: int = 600  # drawn at random, for the map
+
+
+LIMITS = Limits()
+
+
+class Gallery(NamedTuple):
+    """Images of a test set, named by their rows in it.
+
+    rows: (m,) int, the images shown, ascending.
+    ahead: (m,) int, how many of other classes come before an image's first of its own; -1 when it has none.
+    neighbours: (m, k) int, its nearest others of the whole test set, most similar first, k = min(8, n - 1).
+    similarity: (m, k) float32, their cosines with it.
+    open: (m,) bool, all its neighbours are shown too, so that it can be a query.
+    starts: (s,) int, the queries to begin with: failures, hardest first; if there are none, queries answered well.
+    sample: (t,) int, ascending, a fair sample of the test set (all of it, when all of it is shown).
+    failed: number of queries of the whole test set whose nearest neighbour is wrong.
+    queries: number of images that are not alone in their class.
+    """
+
+    rows: np.ndarray
+    ahead: np.ndarray
+    neighbours: np.ndarray
+    similarity: np.ndarray
+    open: np.ndarray
+    starts: np.ndarray
+    sample: np.ndarray
+    failed: int
+    queries: int
+
+
+def choose(
+    embeddings: np.ndarray, labels: np.ndarray, *, limits: Limits = LIMITS, also: Sequence[int] = (), seed: int = 0
+) -> Gallery:
+    """Chooses the images of a page.
+
+    Args:
+      embeddings: (n, dim) finite floating, n >= 2.
+      labels: (n,) integer.
+      limits: how many.
+      also: rows to show in any case.
+      seed: of the sample.
+    """
+    n = len(labels)
+    ahead = negatives_ahead(embeddings, labels)
+    starts = hardest(ahead, limits.failures)
+
+    if n <= limits.all_of:
+        rows = sample = np.arange(n)
+    else:
+        sample = np.sort(np.random.default_rng(seed).choice(n, limits.sample, replace=False))
+        near = walk(starts, lambda level: nearest(embeddings, level, NEIGHBOURS), limits.walk)
+        rows = np.unique(np.concatenate([near, sample, np.asarray(also, int)]))
+
+    neighbours = nearest(embeddings, rows, NEIGHBOURS)
+    return Gallery(
+        rows=rows,
+        ahead=ahead[rows],
+        neighbours=neighbours,
+        similarity=_cosines(embeddings, rows, neighbours),
+        open=np.isin(neighbours, rows).all(axis=1),
+        starts=starts,
+        sample=sample,
+        failed=int(np.sum(ahead > 0)),
+        queries=int(np.sum(ahead >= 0)),
+    )
+
+
+def hardest(ahead: np.ndarray, count: int) -> np.ndarray:
+    """The rows of at most `count` failures, most negatives ahead first; without failures, of answered queries."""
+    order = np.argsort(-ahead, kind="stable")
+    failures = order[ahead[order] > 0]
+    return failures[:count] if len(failures) else order[:count]
+
+
+def walk(starts: np.ndarray, neighbours: Callable[[np.ndarray], np.ndarray], limit: int) -> np.ndarray:
+    """Rows reached breadth first, taking an image's neighbours all or, where they would pass the limit, not at all.
+
+    Args:
+      starts: (s,) int, where to begin, s <= limit.
+      neighbours: rows (m,) -> rows (m, k).
+      limit: the most rows to return.
+
+    Returns:
+      (m,) int, in the order in which they were reached, `starts` first.
+    """
+    found = dict.fromkeys(starts.tolist())
+    level = starts
+    while len(level) and len(found) < limit:
+        following = []
+        for near in neighbours(level).tolist():
+            new = [row for row in near if row not in found]
+            if len(found) + len(new) <= limit:
+                found |= dict.fromkeys(new)
+                following += new
+        level = np.array(following, int)
+    return np.array(list(found), int)
+
+
+def _cosines(embeddings: np.ndarray, rows: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """(m, k) float32 cosines of images with their neighbours; a zero embedding is similar to nothing."""
+
+    def unit(x):
+        x = x.astype(np.float32)
+        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+
+    return np.stack(
+        [unit(embeddings[near]) @ unit(embeddings[row]) for row, near in zip(rows, neighbours, strict=True)]
+    )
