@@ -47,7 +47,8 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
         raise InputError(f"{path} has no line of step {choice['step']}, which was chosen; run --mode=eval again")
 
     pairs = _pairs(test.labels)
-    shown = gallery.choose(embeddings, test.labels, also=pairs.ravel())
+    limits = gallery.limits_for(page.thumbnail_side(test.images))
+    shown = gallery.choose(embeddings, test.labels, limits=limits, also=pairs.ravel())
     charts = curves.charts(logs.read(logs.metrics_path(workdir, "train")), evaluated)
     map_ = planes.lay_out(embeddings[shown.sample])
     synthesis = losses.synthesis_of(config.losses)
@@ -134,18 +135,17 @@ def _loss(spec: Mapping) -> str:
     kind = synthesis if isinstance(synthesis, str) or not synthesis else dict(synthesis)["name"]
     words = [f"{name} loss" + (f" with {kind} synthesis" if kind else "")]
     words += [f"weight {weight:g}"] if weight != 1 else []
-    return ", ".join(words + [f"{key} {value}" for key, value in options.items()])
+    return ", ".join(words + [f"{key}={value}" for key, value in options.items()])
 
 
 def _in_words(choice: Mapping, config: ml_collections.ConfigDict) -> str:
-    of = f"{curves.title(choice['metric'])} of {100 * choice['value']:.2f} %"
+    best = f"of all checkpoints it has the best {curves.title(choice['metric'])}, {100 * choice['value']:.2f} %,"
     if choice["chosen_by"] == "validation":
         return (
-            f"Chosen without the test classes: of all checkpoints it has the best {of} on "
-            f"{config.data.validation_classes} training classes that were held out. The figures below are of classes "
-            "that had no part in training or in the choice."
+            f"Chosen without the test classes: {best} on {config.data.validation_classes} training classes that were "
+            "held out. The figures below are of classes that had no part in training or in the choice."
         )
     return (
-        f"Chosen on the test classes themselves, as in the paper: of all checkpoints it has the best {of} there. "
+        f"Chosen on the test classes themselves, as in the paper: {best} on the classes that it is measured on. "
         "That makes the figures below optimistic; the last checkpoint's are the fair ones."
     )

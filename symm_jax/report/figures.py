@@ -10,7 +10,7 @@ import numpy as np
 from symm_jax.report import curves, planes
 
 # Told apart by people of every colour vision (Okabe and Ito), without its yellow, which white swallows.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#6f4fa0", "#7f7f7f")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#6f4fa0", "#cc79a7", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D")  # a class's look is a colour and a shape: 32 of them
 _RIGHT, _WRONG = "#0b62a8", "#b8430b"
 _DPI = 130
@@ -29,7 +29,7 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
         ax.set(title=chart.title, xlabel="step", yscale="log" if chart.log else "linear")
         if chart.share:
             ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(edgecolor="none", fontsize="small")
         _plain(ax)
     if not charts:
         figure.text(0.5, 0.5, "nothing was logged", ha="center", color="grey")
@@ -64,7 +64,7 @@ def draw_neighbours(
         else:
             colour = _RIGHT if right else _WRONG
             ax.set_title(f"{'✓' if right else '✗'} class {labels[i, k]}", fontsize=8, color=colour)
-            ax.set_xlabel(f"{similarity[i, k - 1]:.2f}", fontsize=8)
+            ax.set_xlabel(f"{similarity[i, k - 1]:.3f}", fontsize=8)
     figure.savefig(path, dpi=_DPI)
 
 

@@ -8,18 +8,27 @@ import numpy as np
 from symm_jax.report._standin import nearest, negatives_ahead
 
 NEIGHBOURS = 8  # of a query
+_SIDE, _MOST = 96, 6000  # thumbnails that `Limits` was set for; more numbers than this are too many even without them
 
 
 class Limits(NamedTuple):
-    """How many images a page may hold; it grows by about 2.5 kB with each."""
+    """How many images a page may hold. `walk` must leave room for the neighbours of one of those it starts from."""
 
     all_of: int = 1500  # a test set up to this size is shown whole
+    mapped: int = 1500  # of one shown whole, on the map
     failures: int = 40
-    walk: int = 900  # reached from the failures, themselves included
+    fair: int = 40  # of the sample, to be queries
+    walk: int = 900  # reached from failures and fair ones, themselves included
     sample: int = 600  # drawn at random, for the map
 
 
 LIMITS = Limits()
+
+
+def limits_for(side: int) -> Limits:
+    """The limits for thumbnails of `side` pixels: of small ones, a page of the same size holds more."""
+    whole = int(LIMITS.all_of * (_SIDE / side) ** 2)
+    return LIMITS._replace(all_of=max(LIMITS.all_of, min(whole, _MOST)))
 
 
 class Gallery(NamedTuple):
@@ -29,9 +38,9 @@ class Gallery(NamedTuple):
     ahead: (m,) int, how many of other classes come before an image's first of its own; -1 when it has none.
     neighbours: (m, k) int, its nearest others of the whole test set, most similar first, k = min(8, n - 1).
     similarity: (m, k) float32, their cosines with it.
-    open: (m,) bool, all its neighbours are shown too, so that it can be a query.
+    open: (m,) bool, whether all its neighbours are shown too, so that it can be a query.
     starts: (s,) int, the queries to begin with: failures, hardest first; if there are none, queries answered well.
-    sample: (t,) int, ascending, a fair sample of the test set (all of it, when all of it is shown).
+    sample: (t,) int, ascending, the images on the map: a random sample of the test set, all of a small one.
     failed: number of queries of the whole test set whose nearest neighbour is wrong.
     queries: number of images that are not alone in their class.
     """
@@ -63,11 +72,14 @@ def choose(
     ahead = negatives_ahead(embeddings, labels)
     starts = hardest(ahead, limits.failures)
 
-    if n <= limits.all_of:
-        rows = sample = np.arange(n)
+    whole = n <= limits.all_of
+    sample = np.random.default_rng(seed).permutation(n)[: limits.mapped if whole else limits.sample]
+    if whole:
+        rows = np.arange(n)
     else:
-        sample = np.sort(np.random.default_rng(seed).choice(n, limits.sample, replace=False))
-        near = walk(starts, lambda level: nearest(embeddings, level, NEIGHBOURS), limits.walk)
+        # Queries from the sample too: failures and what is near them would make any run look bad.
+        first = np.array(list(dict.fromkeys([*starts.tolist(), *sample[: limits.fair].tolist()])))
+        near = walk(first, lambda level: nearest(embeddings, level, NEIGHBOURS), limits.walk)
         rows = np.unique(np.concatenate([near, sample, np.asarray(also, int)]))
 
     neighbours = nearest(embeddings, rows, NEIGHBOURS)
@@ -78,7 +90,7 @@ def choose(
         similarity=_cosines(embeddings, rows, neighbours),
         open=np.isin(neighbours, rows).all(axis=1),
         starts=starts,
-        sample=sample,
+        sample=np.sort(sample),
         failed=int(np.sum(ahead > 0)),
         queries=int(np.sum(ahead >= 0)),
     )

@@ -27,7 +27,6 @@
   const picture = new Image();
   picture.src = sheet.uri;
   const decoded = picture.decode();
-  if (sheet.side <= 48) document.body.classList.add("pixels"); // enlarged: pixels rather than a blur
 
   function thumbnail(id) {
     const canvas = h("canvas", { class: "thumb", width: sheet.side, height: sheet.side, "aria-hidden": "true" });
@@ -40,7 +39,7 @@
   }
 
   const isOpen = (id) => images.neighbours[id] !== null;
-  const nameOf = (id) => `image ${number(images.row[id])}, class ${images.label[id]}`;
+  const nameOf = (id) => `image ${images.row[id]}, class ${images.label[id]}`;
   const CLOSED = "its neighbours are not in this page";
 
   function aheadInWords(id) {
@@ -99,7 +98,7 @@
     const failing = images.ahead[gallery.starts[0]] > 0;
     $("starts-title").textContent = failing ? "Hardest failures" : "No failures";
     $("starts-hint").textContent = failing
-      ? "Ordered by how many images of other classes come before the first of the query's own class: the number below."
+      ? "Ordered by the number below each: how many images of other classes come before the first of its own."
       : "Every query's nearest neighbour is of its own class. These are some of them.";
     $("retrieval-summary").textContent = gallery.queries
       ? `Each of the ${number(gallery.queries)} test images that have another of their class is a query against all ` +
@@ -123,7 +122,7 @@
   function neighbour(id, similarity, rank) {
     const right = images.label[id] === images.label[query];
     const verdict = right ? "right" : "wrong: another class";
-    const label = `Neighbour ${rank}, ${verdict}, ${nameOf(id)}, similarity ${similarity.toFixed(2)}`;
+    const label = `Neighbour ${rank}, ${verdict}, ${nameOf(id)}, similarity ${similarity.toFixed(3)}`;
     const attributes = {
       class: `neighbour ${right ? "right" : "wrong"}`,
       "data-row": images.row[id],
@@ -139,7 +138,7 @@
         "span",
         { class: "caption", "aria-hidden": "true" },
         h("span", {}, h("span", { class: "rank" }, `${rank} · `), `class ${images.label[id]}`),
-        h("span", {}, similarity.toFixed(2)),
+        h("span", {}, similarity.toFixed(3)),
       ),
     );
     item.tabIndex = rank === 1 ? 0 : -1;
@@ -154,7 +153,7 @@
     $("query").replaceChildren(
       fill(thumbnail(id), { role: "img", "aria-hidden": "false", "aria-label": `Query, ${nameOf(id)}` }, []),
       h("h3", {}, `Class ${images.label[id]}`),
-      h("p", {}, `Query: image ${number(images.row[id])}. ${aheadInWords(id)}`),
+      h("p", {}, `Query: image ${images.row[id]}. ${aheadInWords(id)}`),
     );
     $("query").dataset.row = images.row[id];
     $("neighbours").replaceChildren(
@@ -322,7 +321,11 @@
     function start() {
       describe();
       rest();
-      canvas.addEventListener("pointermove", (event) => select(under(event)));
+      canvas.addEventListener("pointermove", (event) => {
+        const i = under(event);
+        select(i);
+        canvas.style.cursor = i >= 0 && isOpen(ids[i]) ? "pointer" : "";
+      });
       canvas.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && document.activeElement !== canvas && select(-1));
       canvas.addEventListener("pointerdown", (event) => { touched = event.pointerType !== "mouse"; });
       canvas.addEventListener("click", (event) => {
@@ -380,7 +383,7 @@
     const values = chart.series.flatMap((line) => line.values);
     let [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
     if (chart.log) return [low / 1.3, high * 1.3];
-    if (low >= 0 && !chart.share) low = 0;
+    if (!chart.share && low >= 0 && (low === high || low < 0.6 * high)) low = 0;
     const room = (high - low || Math.abs(high) || 1) * 0.08;
     low = low === 0 ? 0 : low - room;
     high += room;
@@ -517,7 +520,6 @@
       "of unit length and shown on their first two principal components.";
   }
 
-  $("step").textContent = number(data.chosen);
   map.start();
   startRetrieval();
   if (data.charts.length) $("charts").replaceChildren(...data.charts.map(drawChart));

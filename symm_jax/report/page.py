@@ -17,9 +17,9 @@ import PIL.Image
 from symm_jax.report import curves, figures, planes
 from symm_jax.report.gallery import Gallery
 
-THUMBNAIL = 96  # pixels, or the stored side where that is less
+_THUMBNAIL = 96  # pixels
 _COLUMNS = 40
-_QUALITY = 70  # of WebP: a photograph of 96 px takes about 2 kB
+_QUALITY = 75  # of WebP: a photograph of 96 px takes about 2 kB
 
 
 def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
@@ -31,11 +31,12 @@ def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
       data: what the script draws, in JSON's types; see `describe`.
     """
     figures_ = "".join(
-        f"<div><dt>{html.escape(title)}</dt><dd>{_percent(value)}</dd></div>" for title, value in head["figures"]
+        f"<div><dt>{html.escape(title)}</dt><dd>{100 * value:.2f} %</dd></div>" for title, value in head["figures"]
     )
     return string.Template(_read("page.html")).substitute(
         name=html.escape(head["name"]),
         facts="".join(f"<li>{html.escape(fact)}</li>" for fact in head["facts"]),
+        step=f"{data['chosen']:,}",
         chosen=html.escape(head["chosen"]),
         figures=figures_,
         style=_read("page.css"),
@@ -75,7 +76,7 @@ def describe(
         "label": labels[gallery.rows],
         "ahead": gallery.ahead,
         "neighbours": neighbours,
-        "similarity": [x if o else None for x, o in zip(_short(gallery.similarity, 3), gallery.open, strict=True)],
+        "similarity": [x if o else None for x, o in zip(_short(gallery.similarity, 4), gallery.open, strict=True)],
     }
     return {
         "charts": [chart._asdict() | {"series": [s._asdict() for s in chart.series]} for chart in charts],
@@ -108,9 +109,14 @@ def describe_points(points: planes.Points, gallery: Gallery, pairs: np.ndarray) 
     }
 
 
+def thumbnail_side(images: np.ndarray) -> int:
+    """The side in pixels of the thumbnails of (n, side, side, 3) images: never enlarged."""
+    return min(_THUMBNAIL, images.shape[1])
+
+
 def thumbnails(images: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     """The images `rows` (m,) of (n, side, side, 3) uint8 on one WebP sheet: its data URI, tile side and columns."""
-    side = min(THUMBNAIL, images.shape[1])
+    side = thumbnail_side(images)
     sheet = np.zeros((-(-len(rows) // _COLUMNS) * side, min(_COLUMNS, len(rows)) * side, 3), np.uint8)
     for i, row in enumerate(rows):
         y, x = side * (i // _COLUMNS), side * (i % _COLUMNS)
@@ -145,10 +151,6 @@ def _unit_square(places: np.ndarray) -> np.ndarray:
 
 def _short(x: np.ndarray, digits: int) -> list:
     return np.round(x.astype(float), digits).tolist()
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
 
 
 def _read(name: str) -> str:

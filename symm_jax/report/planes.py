@@ -37,12 +37,15 @@ def lay_out(embeddings: np.ndarray, seed: int = 0) -> Map:
     spread = start[:, 0].std()
     if len(unit) < _FEWEST or spread < 1e-6:
         return Map(start, "principal components")
-    import sklearn.manifold  # here: it takes a second to import, and evaluation alone does not need it
+    # Here, because it takes a second to import and evaluation alone does not need it.
+    import sklearn.manifold
+    import threadpoolctl
 
     perplexity = min(30.0, (len(unit) - 1) / 3)
     # The usual start: the principal plane, so small that the gradients alone decide distances.
     tsne = sklearn.manifold.TSNE(perplexity=perplexity, metric="cosine", init=start / spread * 1e-4, random_state=seed)
-    return Map(tsne.fit_transform(unit.astype(np.float32)).astype(np.float64), "t-SNE")
+    with threadpoolctl.threadpool_limits(1):  # its threads spin while they wait: ten times slower on a busy machine
+        return Map(tsne.fit_transform(unit.astype(np.float32)).astype(np.float64), "t-SNE")
 
 
 def principal(x: np.ndarray) -> np.ndarray:
