@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import PIL.Image
 import pytest
+from playwright import sync_api
 
 from configs import glyphs_symm_npair
 from symm_jax import errors, logs, report, synthesis, train
@@ -107,7 +108,7 @@ def test_charts_of_metric_lines():
     evaluated += [{"step": 2, "recall@10": 0.6, "recall@2": 0.3, "nmi": 0.4}]
     loss, rate, recall, other = curves.charts(lines, evaluated)
     assert loss.log and loss.series[0].steps == [1, 2, 3] and not rate.log
-    assert [s.name for s in recall.series] == ["Recall@2", "Recall@10", "Recall@1, validation"]
+    assert [s.name for s in recall.series] == ["Recall@2", "Recall@10", "Recall@1, held-out classes"]
     assert recall.series[1].values == [0.6]  # the last line of a step counts
     assert [s.name for s in other.series] == ["NMI"]
     assert curves.charts([], []) == []
@@ -155,10 +156,9 @@ def write_lines(workdir, kind, lines):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_report_is_one_file_and_its_figures(run, capsys):
-    config, workdir = run
-    assert report.write(config, workdir) == workdir / "report.html"
-    assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
+def test_report_is_one_file_and_its_figures(written):
+    workdir = written.parent
+    assert written.name == "report.html"
     names = ("curves", "map", "neighbours", "points")
     assert sorted(path.stem for path in (workdir / "figures").iterdir()) == sorted(names)
     for name in names:
@@ -168,7 +168,7 @@ def test_report_is_one_file_and_its_figures(run, capsys):
     assert "on the test classes themselves" in text and "optimistic" in text and "npair loss with symmetric" in text
 
 
-def test_report_of_little(run):
+def test_report_of_little(run, capsys):
     """No synthesis, nothing logged in training, and a checkpoint chosen on held-out classes."""
     config, workdir = run
     config.losses, config.data.validation_classes = ({"name": "npair"},), 7
@@ -176,6 +176,7 @@ def test_report_of_little(run):
     choice = {"step": 200, "chosen_by": "validation", "metric": "validation/recall@1", "value": 0.5}
     (workdir / "best/choice.json").write_text(json.dumps(choice))
     text = report.write(config, workdir).read_text()
+    assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
     assert "without the test classes" in text and "7 training classes" in text
     assert '"points":null' in text and not (workdir / "figures/points.png").exists()
 
@@ -218,7 +219,6 @@ def written(tmp_path_factory):
 @pytest.fixture
 def browse(written):
     """browse(**options of the browser's context) -> the report's page, which must neither complain nor fetch."""
-    sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if not chromium:
         reason = "chromium is not installed; the report's page is tested in it"
@@ -308,9 +308,8 @@ def test_curves_are_read_by_keyboard(browse):
     chart.locator("svg[tabindex]").focus()
     tab.keyboard.press("ArrowLeft")
     assert chart.locator(".at").inner_text() == "step 580"
-    assert (
-        tab.locator("#points-plot circle[r='7']").count() == 2 + 6 + 6 * 4
-    )  # the key's, and two real and two synthetic ones of a class
+    circles = tab.locator("#points-plot circle")
+    assert circles.count() == 2 + 6 + 6 * 4  # the key's, and two real and two synthetic ones of a class
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -139,7 +139,8 @@ def _loss(spec: Mapping) -> str:
 
 
 def _in_words(choice: Mapping, config: ml_collections.ConfigDict) -> str:
-    best = f"of all checkpoints it has the best {curves.title(choice['metric'])}, {100 * choice['value']:.2f} %,"
+    metric = curves.title(choice["metric"].split("/")[-1])
+    best = f"of all checkpoints it has the best {metric}, {100 * choice['value']:.2f} %,"
     if choice["chosen_by"] == "validation":
         return (
             f"Chosen without the test classes: {best} on {config.data.validation_classes} training classes that were "

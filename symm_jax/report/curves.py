@@ -8,6 +8,7 @@ _MOST = 2000  # points of a curve: more than a screen is wide
 _ORDERS = 100  # a curve whose values span this factor is drawn on a logarithmic scale
 
 _NAMES = {"map@r": "MAP@R", "r_precision": "R-precision", "nmi": "NMI", "f1": "F1"}
+_WHERE = {"validation": "held-out classes"}
 
 
 class Series(NamedTuple):
@@ -35,16 +36,16 @@ def charts(train: Sequence[dict], evaluated: Sequence[dict]) -> list[Chart]:
     drawn = [
         _chart("Loss", train, ["loss"]),
         _chart("Learning rate", train, ["learning_rate"]),
-        _chart("Recall on the test classes", evaluated, recalls, share=True),
-        _chart("Ranking and clusters, test classes", evaluated, others, share=True),
+        _chart("Recall", evaluated, recalls, share=True),
+        _chart("Ranking and clusters", evaluated, others, share=True),
     ]
     return [chart for chart in drawn if chart.series]
 
 
 def title(name: str) -> str:
-    """How a person writes the name of a metric: "recall@1" -> "Recall@1", "nmi" -> "NMI"."""
+    """How a person writes a metric: "nmi" -> "NMI", "validation/recall@1" -> "Recall@1, held-out classes"."""
     *where, last = name.split("/")
-    return _NAMES.get(last, last.replace("_", " ").capitalize()) + (f", {' '.join(where)}" if where else "")
+    return ", ".join([_NAMES.get(last, last.replace("_", " ").capitalize()), *(_WHERE.get(w, w) for w in where)])
 
 
 def figures(line: dict) -> list[tuple[str, float]]:

@@ -290,8 +290,9 @@
       tip.style.left = `${Math.max(0, left)}px`;
       tip.style.top = `${Math.max(0, Math.min(y - tip.offsetHeight / 2, canvas.clientHeight - tip.offsetHeight))}px`;
       const name = nameOf(id);
-      readout.replaceChildren(h("span", {}, `${name[0].toUpperCase()}${name.slice(1)}${isOpen(id) ? "" : `: ${CLOSED}`}`));
-      if (isOpen(id)) {
+      const offer = !isOpen(id) ? `: ${CLOSED}` : touched ? "" : "; click, or press Enter, to make it the query";
+      readout.replaceChildren(h("span", {}, `${name[0].toUpperCase()}${name.slice(1)}${offer}`));
+      if (isOpen(id) && touched) {
         const button = h("button", { type: "button", class: "quiet" }, "Make it the query");
         button.addEventListener("click", () => choose(i));
         readout.append(button);
@@ -339,6 +340,7 @@
       });
       canvas.addEventListener("blur", (event) => { if (!readout.contains(event.relatedTarget)) select(-1); });
       canvas.addEventListener("keydown", (event) => {
+        touched = false;
         if (event.altKey || event.ctrlKey || event.metaKey) return;
         if (event.key === "Enter" || event.key === " ") choose(active);
         else if (event.key === "Escape") select(-1);
@@ -367,7 +369,7 @@
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * power).find((x) => x >= rough);
     const found = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-9) + 1e-12; i += 1) found.push(i * step);
+    for (let i = Math.ceil(low / step - 1e-9) + 0; i * step <= high * (1 + 1e-9) + 1e-12; i += 1) found.push(i * step);
     return found;
   }
 
@@ -391,7 +393,7 @@
   }
 
   function drawChart(chart) {
-    const at = h("span", { class: "at", "aria-live": "polite" });
+    const at = h("span", { class: "at" });
     const values = chart.series.map(() => h("b"));
     const stroke = (i) => ({ stroke: classColour(i), "stroke-dasharray": DASHES[Math.floor(i / 2) % DASHES.length] });
     const legend = h(
@@ -465,6 +467,8 @@
         if (move === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
         read(steps[Math.min(Math.max(steps.indexOf(current) + move, 0), steps.length - 1)], true);
+        const said = chart.series.map((line, i) => `${line.name} ${values[i].textContent}`);
+        $("announcement").textContent = `${at.textContent}: ${said.join(", ")}`;
       });
       holder.replaceChildren(svg);
       read(home, false);
