@@ -95,11 +95,13 @@
   let query = null;
 
   function drawStarts() {
-    const failing = images.ahead[gallery.starts[0]] > 0;
-    $("starts-title").textContent = failing ? "Hardest failures" : "No failures";
+    const failing = gallery.failed > 0;
+    $("starts-title").textContent = failing ? "Hardest failures" : gallery.queries ? "No failures" : "Some images";
     $("starts-hint").textContent = failing
       ? "Ordered by the number below each: how many images of other classes come before the first of its own."
-      : "Every query's nearest neighbour is of its own class. These are some of them.";
+      : gallery.queries
+        ? "Every query's nearest neighbour is of its own class. These are some of them."
+        : "Each is alone in its class.";
     $("retrieval-summary").textContent = gallery.queries
       ? `Each of the ${number(gallery.queries)} test images that have another of their class is a query against all ` +
         `${number(gallery.size)}. For ${number(gallery.failed)} of them (${percent(gallery.failed / gallery.queries)}) ` +
