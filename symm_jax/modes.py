@@ -29,5 +29,5 @@ def run(
     if mode in ("eval", "train_and_eval"):
         faults = evaluate.evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
     if mode in ("report", "train_and_eval"):
-        print(f"\nreport    {report.write(config, folders[0])}")
+        report.write(config, folders[0])
     return faults

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from symm_jax import checkpoint, files, logs
+from symm_jax.errors import InputError
 
 VALIDATION = "validation"
 TEST = "test"
@@ -53,9 +54,21 @@ def deciding(rows: list[dict], metric: str = "recall@1") -> tuple[str, dict] | N
 
 
 def read_best(workdir: Path) -> dict | None:
-    """best/choice.json: {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning"}; None without."""
+    """best/choice.json: {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning"}; None without.
+
+    Raises:
+      InputError: it is damaged.
+    """
     path = workdir / "best" / "choice.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        choice = json.loads(path.read_text())
+        choice["value"] = float(choice["value"])
+        choice["step"], choice["chosen_by"], choice["metric"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); delete {path.parent} and run --mode=eval again") from error
+    return choice
 
 
 def keep_best(workdir: Path, how: str, row: dict, metric: str, embeddings: np.ndarray) -> None:

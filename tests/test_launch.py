@@ -49,16 +49,33 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
     table = re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", whole.stdout, re.M)
     assert [step for step, _ in table] == ["1", "2"]
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert names >= {"config.json", "checkpoints", "train", "eval", "tensorboard", "points.png"}
+    assert names == {
+        *("config.json", "checkpoints", "finished", "train", "eval", "best", "tensorboard", "report.html", "figures"),
+        ".lock",
+    }
     lines = logs.read(logs.metrics_path(tmp_path / "run", "eval"))
     assert [line["step"] for line in lines] == [1, 2]
-    assert set(lines[0]) == {"step", "recall@1", "recall@2", "recall@4", "recall@8"}
+    assert set(lines[0]) == {
+        "step",
+        "recall@1",
+        "recall@2",
+        "recall@4",
+        "recall@8",
+        "map@r",
+        "r_precision",
+        "nmi",
+        "f1",
+    }
     (line,) = logs.read(logs.metrics_path(tmp_path / "run", "train"))
     assert 0 <= line["npair/synthetic_share"] <= 1
     assert sum(x for name, x in line.items() if name.startswith("npair/winner")) == pytest.approx(1, abs=1e-5)
     again = launch(*flags, "--mode=eval")
     assert again.returncode == 0, again.stderr
     assert re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", again.stdout, re.M) == table
+    (tmp_path / "run/report.html").unlink()
+    drawn = launch(*flags, "--mode=report")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "images of 3 classes" in (tmp_path / "run/report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +99,12 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
         (["--config=configs/car_npair.py", "--mode=prepare", "--config.data.dir=/absent"], "/absent does not exist"),
         (["--config=configs/glyphs_npair.py", "--config.data.name=cars"], "did you mean 'cars196'"),
         (["--config=configs/car_npair.py", "--mode=eval", "--workdir=/tmp/absent-run"], "holds no checkpoints"),
+        (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "run --mode=eval first"),
+        (["--config=configs/glyphs_npair.py", "--workdir=a", "--workdir=b"], "--mode=train_and_eval takes one"),
+        (["--config=configs/glyphs_npair.py", "--watch"], "--watch goes with --mode=eval"),
+        (["--config=configs/glyphs_npair.py", "--mode=compare"], "takes a config of configs/compare/"),
+        (["--config=configs/compare/glyphs.py"], "takes a config of configs/compare/"),
+        (["--config=configs/compare/glyphs.py", "--mode=compare", "--config.baseline=pair"], "did you mean 'npair'"),
     ],
 )
 def test_mistakes_are_answered_without_a_traceback(arguments, message):

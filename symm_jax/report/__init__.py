@@ -1,0 +1,143 @@
+"""What a person looks at: the table of results, the figures, and the page of a run.
+
+`write` is the way in. It reads a workdir and the test images, chooses what to show (gallery.py, planes.py,
+curves.py: pure functions of arrays and metric lines), and writes figures (figures.py) and page (page.py).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from symm_jax import logs, losses, selection, train
+from symm_jax.errors import InputError
+from symm_jax.report import curves, figures, gallery, page, planes
+from symm_jax.report.figures import draw_comparison, draw_points
+from symm_jax.report.tables import table
+
+__all__ = ["draw_comparison", "draw_points", "table", "write"]
+
+_POINT_CLASSES = 6  # in the figure of real and synthetic points: as many as colours that are told apart at a glance
+_FAILURES_DRAWN = 10
+
+
+def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
+    """Writes WORKDIR/report.html and the same figures as PNG files to WORKDIR/figures.
+
+    Shows the checkpoint that evaluation chose: reads best/choice.json, best/embeddings.npy (n, dim) of the test
+    images, and the metric files. points.png is drawn only when a loss of the config has a synthesis.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      InputError: something that evaluation leaves is missing or does not fit; the message names the file.
+    """
+    choice = selection.read_best(workdir)
+    if choice is None:
+        raise InputError(
+            f"{workdir / 'best/choice.json'} is missing: run --mode=eval first, which chooses a checkpoint"
+        )
+    test = train.load_test(config)
+    embeddings = _read_embeddings(workdir / "best" / "embeddings.npy", len(test.labels))
+    evaluated = selection.results(workdir)
+    measured = [line for line in evaluated if line["step"] == choice["step"]]
+    if not measured:
+        path = logs.metrics_path(workdir, "eval")
+        raise InputError(f"{path} has no line of step {choice['step']}, which was chosen; run --mode=eval again")
+
+    pairs = _pairs(test.labels)
+    limits = gallery.limits_for(page.thumbnail_side(test.images))
+    shown = gallery.choose(embeddings, test.labels, limits=limits, also=pairs.ravel())
+    charts = curves.charts(logs.read(logs.metrics_path(workdir, "train")), evaluated)
+    map_ = planes.lay_out(embeddings[shown.sample])
+    synthesis = losses.synthesis_of(config.losses)
+    points = None
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    if synthesis is not None and len(pairs):
+        made = planes.synthesise(*embeddings[pairs.T], synthesis)
+        points = page.describe_points(made, shown, pairs)
+        draw_points(folder / "points.png", *embeddings[pairs.T], synthesis)
+    figures.draw_curves(folder / "curves.png", charts, choice["step"])
+    figures.draw_map(folder / "map.png", map_, test.labels[shown.sample])
+    _draw_neighbours(folder / "neighbours.png", shown, test)
+
+    head = {
+        "name": workdir.resolve().name,
+        "facts": _facts(config, test.labels),
+        "chosen": _in_words(choice, config),
+        "figures": curves.figures(measured[-1]),
+    }
+    sheet = page.thumbnails(test.images, shown.rows)
+    path = workdir / "report.html"
+    data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points)
+    aside = path.with_suffix(".partial")
+    aside.write_text(page.render(head, data))
+    os.replace(aside, path)
+    print(f"report    {path} ({path.stat().st_size / 1e6:.1f} MB), and its figures in {folder}")
+    return path
+
+
+def _read_embeddings(path: Path, n: int) -> np.ndarray:
+    if not path.exists():
+        raise InputError(f"{path} is missing; run --mode=eval first")
+    try:
+        embeddings = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete {path.parent} and run --mode=eval again") from error
+    if embeddings.ndim != 2 or len(embeddings) != n:
+        raise InputError(
+            f"{path} must hold an embedding of each of the {n} test images, got shape {embeddings.shape}; "
+            f"delete {path.parent} and run --mode=eval again"
+        )
+    if not np.isfinite(embeddings).all():
+        raise InputError(f"{path} holds NaN or infinity: the network that made them has diverged")
+    return embeddings
+
+
+def _pairs(labels: np.ndarray) -> np.ndarray:
+    """(classes, 2) rows: two images each of the first few classes that have two."""
+    classes, counts = np.unique(labels, return_counts=True)
+    pairs = [np.flatnonzero(labels == c)[:2] for c in classes[counts >= 2][:_POINT_CLASSES]]
+    return np.array(pairs, int).reshape(-1, 2)
+
+
+def _draw_neighbours(path: Path, shown: gallery.Gallery, test: Any) -> None:
+    place = np.searchsorted(shown.rows, shown.starts[:_FAILURES_DRAWN])
+    grid = np.concatenate([shown.rows[place, None], shown.neighbours[place]], axis=1)
+    figures.draw_neighbours(path, test.images[grid], test.labels[grid], shown.ahead[place], shown.similarity[place])
+
+
+def _facts(config: ml_collections.ConfigDict, labels: np.ndarray) -> list[str]:
+    return [
+        f"{config.data.name}: {len(labels):,} test images of {len(np.unique(labels)):,} classes",
+        f"{config.model.name}, embeddings of {config.model.dim:,} numbers",
+        *(_loss(spec) for spec in config.losses),
+    ]
+
+
+def _loss(spec: Mapping) -> str:
+    options = dict(spec)
+    name, weight, synthesis = options.pop("name"), options.pop("weight", 1), options.pop("synthesis", None)
+    kind = synthesis if isinstance(synthesis, str) or not synthesis else dict(synthesis)["name"]
+    words = [f"{name} loss" + (f" with {kind} synthesis" if kind else "")]
+    words += [f"weight {weight:g}"] if weight != 1 else []
+    return ", ".join(words + [f"{key}={value}" for key, value in options.items()])
+
+
+def _in_words(choice: Mapping, config: ml_collections.ConfigDict) -> str:
+    metric = curves.title(choice["metric"].split("/")[-1])
+    best = f"of all checkpoints it has the best {metric}, {100 * choice['value']:.2f} %,"
+    if choice["chosen_by"] == selection.VALIDATION:
+        return (
+            f"Chosen without the test classes: {best} on {config.data.validation_classes} training classes that were "
+            "held out. The figures below are of classes that had no part in training or in the choice."
+        )
+    return (
+        f"Chosen on the test classes themselves, as in the paper: {best} on the classes that it is measured on. "
+        "That makes the figures below optimistic; the last checkpoint's are the fair ones."
+    )

@@ -1,0 +1,156 @@
+"""The report's figures as PNG files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+
+from symm_jax import selection
+from symm_jax.report import curves, planes
+
+# Told apart by people of every colour vision (Okabe and Ito), without its yellow, which white swallows.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#6f4fa0", "#cc79a7", "#56b4e9", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D")  # a class's look is a colour and a shape: 32 of them
+_RIGHT, _WRONG = "#0b62a8", "#b8430b"
+_DPI = 130
+
+
+def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None:
+    """Draws each chart; `chosen` is the step of the checkpoint that the report is of."""
+    rows = max(1, -(-len(charts) // 2))
+    figure = matplotlib.figure.Figure(figsize=(10, 3.2 * rows), layout="constrained")
+    for i, chart in enumerate(charts):
+        ax = figure.add_subplot(rows, 2, i + 1)
+        for k, line in enumerate(chart.series):
+            style = {"color": COLOURS[k % len(COLOURS)], "marker": "o" if len(line.steps) <= 12 else "", "ms": 4}
+            ax.plot(line.steps, line.values, lw=1.5, label=line.name, **style)
+        ax.axvline(chosen, color="grey", lw=1, ls=":", label=f"step {chosen:,}")
+        ax.set(title=chart.title, xlabel="step", yscale="log" if chart.log else "linear")
+        if chart.share:
+            ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
+        ax.legend(edgecolor="none", fontsize="small")
+        _plain(ax)
+    if not charts:
+        figure.text(0.5, 0.5, "nothing was logged", ha="center", color="grey")
+    figure.savefig(path, dpi=_DPI)
+
+
+def draw_neighbours(
+    path: Path, images: np.ndarray, labels: np.ndarray, ahead: np.ndarray, similarity: np.ndarray
+) -> None:
+    """Draws queries and their nearest neighbours, a row a query, right and wrong told apart.
+
+    Args:
+      path: the PNG to write.
+      images: (q, 1 + k, side, side, 3) uint8: each query, then its neighbours, nearest first.
+      labels: (q, 1 + k) integer classes of the same.
+      ahead: (q,) how many images of other classes come before the query's first of its own.
+      similarity: (q, k) cosines.
+    """
+    count, width = labels.shape
+    height = 1.5 * count + 0.15
+    figure = matplotlib.figure.Figure(figsize=(1.15 * width, height))
+    # Set by hand: laying out this many axes automatically takes seconds.
+    edges = {"left": 0.005, "right": 0.995, "top": 1 - 0.25 / height, "bottom": 0.25 / height}
+    grid = figure.subplots(count, width, squeeze=False, gridspec_kw={**edges, "wspace": 0.06, "hspace": 0.4})
+    for i, k in np.ndindex(count, width):
+        ax = grid[i, k]
+        ax.imshow(images[i, k])
+        ax.set(xticks=[], yticks=[])
+        right = labels[i, k] == labels[i, 0]
+        for spine in ax.spines.values():
+            spine.set(lw=0 if k == 0 else 2.2, color=_RIGHT if right else _WRONG, ls="-" if right else (0, (3, 2)))
+        if k == 0:
+            ax.set_title(f"class {labels[i, 0]}", fontsize=8, weight="bold")
+            ax.set_xlabel(f"{ahead[i]:,} ahead" if ahead[i] >= 0 else "alone", fontsize=8)
+        else:
+            colour = _RIGHT if right else _WRONG
+            ax.set_title(f"{'✓' if right else '✗'} class {labels[i, k]}", fontsize=8, color=colour)
+            ax.set_xlabel(f"{similarity[i, k - 1]:.3f}", fontsize=8)
+    figure.savefig(path, dpi=_DPI)
+
+
+def draw_map(path: Path, map_: planes.Map, labels: np.ndarray) -> None:
+    """Draws (n, 2) places, the class (n,) of each as one of the looks; classes beyond them share looks."""
+    classes, place = np.unique(labels, return_inverse=True)
+    figure = matplotlib.figure.Figure(figsize=(8, 6.4), layout="constrained")
+    ax = figure.add_subplot()
+    looks = min(len(classes), len(COLOURS) * len(MARKERS))
+    for look in range(looks):
+        colour, marker = COLOURS[look % len(COLOURS)], MARKERS[look // len(COLOURS)]
+        ax.scatter(*map_.places[place % looks == look].T, s=14, color=colour, marker=marker, lw=0, alpha=0.85)
+    shared = f", which share {looks} looks" if looks < len(classes) else ""
+    ax.set(title=f"{len(labels):,} test images of {len(classes)} classes{shared} ({map_.method})", xticks=[], yticks=[])
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.spines[:].set_visible(False)
+    figure.savefig(path, dpi=_DPI)
+
+
+def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis: Callable) -> None:
+    """Draws the real and synthetic points of a few classes, normalised, on their first two principal components.
+
+    Args:
+      path: the PNG to write.
+      anchor: (n, dim) embeddings, n <= 8 classes.
+      positive: (n, dim), of the same classes.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2).
+    """
+    places, axis = planes.synthesise(anchor, positive, synthesis)
+    figure = matplotlib.figure.Figure(figsize=(7, 5.2), layout="constrained")
+    ax = figure.add_subplot()
+    for i in range(len(places)):
+        colour, real, made = COLOURS[i], places[i, :2], places[i, 2:]
+        for point, k in zip(made, axis[i], strict=True):
+            ax.plot(*np.stack([real[k], point]).T, color=colour, lw=0.8, alpha=0.4, zorder=1)
+        ax.scatter(*real.T, color=colour, s=70, zorder=3)
+        ax.scatter(*made.T, facecolor="white", edgecolor=colour, s=70, lw=1.6, zorder=2)
+    ax.scatter([], [], color="grey", s=70, label="real: anchor and positive")
+    ax.scatter([], [], facecolor="white", edgecolor="grey", s=70, lw=1.6, label="synthetic")
+    ax.legend(loc="best", frameon=False)
+    ax.set(title=f"{len(places)} classes, a colour each", xlabel="first principal component", ylabel="second")
+    ax.set_aspect("equal", adjustable="datalim")
+    _plain(ax)
+    figure.savefig(path, dpi=_DPI)
+
+
+def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
+    """Draws the rows of `compare.summarise` for their first metric: a dot a seed, mean and 95 % interval a method."""
+    rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
+    protocols = list(dict.fromkeys(row["validation_classes"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure = matplotlib.figure.Figure(figsize=(1.5 + 4 * len(protocols), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(protocols), sharey=True, squeeze=False)[0]
+    for ax, protocol in zip(axes, protocols, strict=True):
+        shown = [row for row in rows if row["validation_classes"] == protocol]
+        ways = list(dict.fromkeys(row["chosen"] for row in shown))
+        for row in shown:
+            index = methods.index(row["method"])
+            x = ways.index(row["chosen"]) + 0.5 * (index - (len(methods) - 1) / 2) / max(1, len(methods) - 1)
+            values = 100 * np.asarray(row["values"])
+            ax.scatter(
+                x + np.linspace(-0.05, 0.05, len(values)),
+                values,
+                s=14,
+                color=COLOURS[index % len(COLOURS)],
+                alpha=0.45,
+                lw=0,
+            )
+            half = np.nan_to_num(100 * row["half"])
+            label = row["method"] if row["chosen"] == ways[0] else None
+            ax.errorbar(
+                x, 100 * row["mean"], half, fmt="o", color=COLOURS[index % len(COLOURS)], capsize=4, ms=6, label=label
+            )
+        ax.set_xticks(range(len(ways)), [selection.MEANINGS[way].replace(" on ", "\non ") for way in ways])
+        ax.set_xlim(-0.6, len(ways) - 0.4)
+        ax.set_title("all training classes" if not protocol else f"{protocol} training classes held out")
+        _plain(ax)
+        ax.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel(f"{rows[0]['metric']}, %")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _plain(ax) -> None:
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,157 @@
+"""The page: what it shows as plain data, put into one file with its style and script."""
+
+import base64
+import html
+import io
+import json
+import math
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from symm_jax.report import curves, figures, planes
+from symm_jax.report.gallery import Gallery
+
+_THUMBNAIL = 96  # pixels
+_COLUMNS = 40
+_QUALITY = 75  # of WebP: a photograph of 96 px takes about 2 kB
+
+
+def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """One self-contained HTML document.
+
+    Args:
+      head: what stands in the page without its script: "name", "facts" (lines of text), "chosen" (text) and
+        "figures" (pairs of title and share).
+      data: what the script draws, in JSON's types; see `describe`.
+    """
+    figures_ = "".join(
+        f"<div><dt>{html.escape(title)}</dt><dd>{100 * value:.2f} %</dd></div>" for title, value in head["figures"]
+    )
+    return string.Template(_read("page.html")).substitute(
+        name=html.escape(head["name"]),
+        facts="".join(f"<li>{html.escape(fact)}</li>" for fact in head["facts"]),
+        step=f"{data['chosen']:,}",
+        chosen=html.escape(head["chosen"]),
+        figures=figures_,
+        style=_read("page.css"),
+        colours="".join(f"--class-{i}: {colour};" for i, colour in enumerate(figures.COLOURS)),
+        script=_read("page.js"),
+        data=to_json(data),
+    )
+
+
+def describe(
+    charts: Sequence[curves.Chart],
+    chosen: int,
+    gallery: Gallery,
+    labels: np.ndarray,
+    sheet: Mapping[str, Any],
+    map_: planes.Map,
+    points: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the script draws. Images are named by their places in `gallery.rows`, "row" being that in the test set.
+
+    Args:
+      charts: the curves.
+      chosen: the step that the page is of.
+      gallery: the images shown.
+      labels: (n,) classes of the whole test set.
+      sheet: their thumbnails, see `thumbnails`.
+      map_: the places of `gallery.sample`.
+      points: see `describe_points`; None leaves them out.
+    """
+    place = {row: i for i, row in enumerate(gallery.rows.tolist())}
+    neighbours = [
+        [place[row] for row in near] if is_open else None
+        for near, is_open in zip(gallery.neighbours.tolist(), gallery.open.tolist(), strict=True)
+    ]
+    images = {
+        "row": gallery.rows,
+        "label": labels[gallery.rows],
+        "ahead": gallery.ahead,
+        "neighbours": neighbours,
+        "similarity": [x if o else None for x, o in zip(_short(gallery.similarity, 4), gallery.open, strict=True)],
+    }
+    return {
+        "charts": [chart._asdict() | {"series": [s._asdict() for s in chart.series]} for chart in charts],
+        "chosen": chosen,
+        "sheet": sheet,
+        "images": images,
+        "gallery": {
+            "starts": [place[row] for row in gallery.starts.tolist()],
+            "failed": gallery.failed,
+            "queries": gallery.queries,
+            "size": len(labels),
+        },
+        "map": {
+            "images": [place[row] for row in gallery.sample.tolist()],
+            "places": _short(_unit_square(map_.places), 4),
+            "method": map_.method,
+            "shapes": len(figures.MARKERS),
+            "colours": len(figures.COLOURS),
+        },
+        "points": points,
+    }
+
+
+def describe_points(points: planes.Points, gallery: Gallery, pairs: np.ndarray) -> dict[str, Any]:
+    """The real and synthetic points of the images `pairs` (c, 2), rows of the test set that `gallery` shows."""
+    return {
+        "images": np.searchsorted(gallery.rows, pairs),
+        "places": _short(points.places, 4),
+        "axis": points.axis,
+    }
+
+
+def thumbnail_side(images: np.ndarray) -> int:
+    """The side in pixels of the thumbnails of (n, side, side, 3) images: never enlarged."""
+    return min(_THUMBNAIL, images.shape[1])
+
+
+def thumbnails(images: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """The images `rows` (m,) of (n, side, side, 3) uint8 on one WebP sheet: its data URI, tile side and columns."""
+    side = thumbnail_side(images)
+    sheet = np.zeros((-(-len(rows) // _COLUMNS) * side, min(_COLUMNS, len(rows)) * side, 3), np.uint8)
+    for i, row in enumerate(rows):
+        y, x = side * (i // _COLUMNS), side * (i % _COLUMNS)
+        sheet[y : y + side, x : x + side] = cv2.resize(images[row], (side, side), interpolation=cv2.INTER_AREA)
+    file = io.BytesIO()
+    PIL.Image.fromarray(sheet).save(file, "WEBP", quality=_QUALITY)
+    uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"uri": uri, "side": side, "columns": _COLUMNS}
+
+
+def to_json(data: Any) -> str:
+    """JSON that may stand inside <script>: no "<" can end it, and numbers that are not finite become null."""
+    text = json.dumps(_plain(data), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, np.ndarray | np.generic):
+        return _plain(data.tolist())
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _unit_square(places: np.ndarray) -> np.ndarray:
+    """(n, 2) moved and scaled, equally in both directions, into [0, 1] x [0, 1]."""
+    low, span = places.min(0), np.ptp(places, axis=0)
+    return (places - low - span / 2) / (span.max() or 1.0) + 0.5
+
+
+def _short(x: np.ndarray, digits: int) -> list:
+    return np.round(x.astype(float), digits).tolist()
+
+
+def _read(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
