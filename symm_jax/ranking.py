@@ -43,7 +43,7 @@ def rank(
     gallery_labels: jax.typing.ArrayLike | None = None,
     *,
     nearest_only: bool = False,
-    block_size: int = 1024,
+    block_size: int = 512,
 ) -> Ranks:
     """Ranks the positives of every query among the gallery by cosine.
 

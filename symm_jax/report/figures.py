@@ -1,5 +1,6 @@
 """The report's figures as PNG files."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
             ax.errorbar(
                 x, 100 * row["mean"], half, fmt="o", color=COLOURS[index % len(COLOURS)], capsize=4, ms=6, label=label
             )
-        ax.set_xticks(range(len(ways)), [selection.MEANINGS[way].replace(" on ", "\non ") for way in ways])
+        ax.set_xticks(range(len(ways)), [textwrap.fill(selection.MEANINGS[way], 16) for way in ways])
         ax.set_xlim(-0.6, len(ways) - 0.4)
         ax.set_title("all training classes" if not protocol else f"{protocol} training classes held out")
         _plain(ax)
