@@ -60,7 +60,9 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
         faults += evaluate.evaluate(run.config, [run.workdir])
     rows = summarise(comparison, runs)
     aside = workdir / "comparison.json.partial"
-    aside.write_text(json.dumps([row | {"values": list(row["values"])} for row in rows], indent=2) + "\n")
+    # JSON has no NaN.
+    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+    aside.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
     os.replace(aside, workdir / "comparison.json")
     report.draw_comparison(workdir / "comparison.png", rows)
     print(f"\n{table(rows)}\n\nwritten to {workdir}: comparison.json comparison.png")

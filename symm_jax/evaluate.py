@@ -66,8 +66,8 @@ def evaluate(
 
 
 def columns(config: ml_collections.ConfigDict) -> list[str]:
-    """Names of the figures that a checkpoint of this config is measured by."""
-    names = [*(f"recall@{k}" for k in config.recall_ks), "map@r", "r_precision"]
+    """Names of the figures that a checkpoint of this config is measured by; the first one chooses."""
+    names = [*(f"recall@{k}" for k in sorted(config.recall_ks)), "map@r", "r_precision"]
     names += ["nmi", "f1"] if config.clustering else []
     return names + ([f"{selection.VALIDATION}/{main_metric(config)}"] if config.data.validation_classes else [])
 

@@ -3,7 +3,8 @@
 Nothing is sorted and no top-k is taken. Positives, the images of the query's class, are few: their similarities come
 first, class by class. One pass over tiles of the similarity matrix then counts, for each positive, the images of
 other classes that are at least as near. Where query and gallery are one set the matrix is symmetric, and a tile
-above its diagonal serves both halves. Memory is that of the embeddings and a fixed amount.
+above its diagonal serves both halves. Memory is that of the embeddings and of a block of queries against the largest
+class, and otherwise fixed.
 """
 
 import functools
