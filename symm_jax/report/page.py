@@ -17,6 +17,7 @@ import PIL.Image
 from symm_jax.report import curves, figures, planes
 from symm_jax.report.gallery import Gallery
 
+_SCRIPTS = ("base", "retrieval", "map", "curves", "points", "start")  # one after the other in one scope
 _THUMBNAIL = 96  # pixels
 _COLUMNS = 40
 _QUALITY = 75  # of WebP: a photograph of 96 px takes about 2 kB
@@ -41,7 +42,7 @@ def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         figures=figures_,
         style=_read("page.css"),
         colours="".join(f"--class-{i}: {colour};" for i, colour in enumerate(figures.COLOURS)),
-        script=_read("page.js"),
+        script="".join(_read(f"{name}.js") for name in _SCRIPTS),
         data=to_json(data),
     )
 
@@ -154,4 +155,4 @@ def _short(x: np.ndarray, digits: int) -> list:
 
 
 def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text()
+    return (Path(__file__).parent / "web" / name).read_text()
