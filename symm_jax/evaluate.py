@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from symm_jax import checkpoint, files, logs, metrics, report, selection, train, workdirs
+from symm_jax import checkpoint, files, images, logs, metrics, report, selection, train, workdirs
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
@@ -89,18 +89,8 @@ class Scorer(NamedTuple):
 def create_scorer(config: ml_collections.ConfigDict) -> Scorer:
     """Loads the images and prepares the network; raises InputError when they cannot be measured on."""
     model = train.create_model(config)
-    test, validation = train.load_test(config), train.load_validation(config)
+    test, validation = images.load_evaluation(config)
     counts = np.unique(test.labels, return_counts=True)[1]
-    if len(counts) < 2 or counts.max() < 2:
-        raise InputError(
-            f"the test split has {len(test.labels)} images of {len(counts)} classes; evaluation needs two classes, and "
-            "a class with two images"
-        )
-    if max(config.recall_ks) > len(test.labels) - 1:
-        raise InputError(
-            f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {len(test.labels) - 1:,} others to be "
-            "compared with; lower the largest k"
-        )
     alone = f"; {np.sum(counts == 1)} alone in their class are no queries" if counts.min() == 1 else ""
     print(f"test      {len(test.images):,} images of {len(counts)} classes{alone}")
     embed = functools.partial(embed_all, embedder(model), batch_size=config.eval_batch_size)

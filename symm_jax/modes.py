@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from symm_jax import compare, evaluate, report, train
+from symm_jax import compare, evaluate, images, report, selection, train
 from symm_jax import config as configs
 
 
@@ -23,11 +23,12 @@ def run(
     configs.validate(config, jax.local_device_count())
     faults = []
     if mode == "prepare":
-        train.prepare(config)
+        images.prepare(config)
     if mode in ("train", "train_and_eval"):
         train.train(config, folders[0])
     if mode in ("eval", "train_and_eval"):
         faults = evaluate.evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
-    if mode in ("report", "train_and_eval"):
+    # Where nothing could be measured, that is the message, not that there is nothing to report.
+    if mode == "report" or (mode == "train_and_eval" and selection.read_best(folders[0])):
         report.write(config, folders[0])
     return faults

@@ -71,6 +71,13 @@ def read_best(workdir: Path) -> dict | None:
     return choice
 
 
+def forget_best(workdir: Path, last_step: int) -> None:
+    """Deletes best/ if it is of a step past `last_step`, which training is about to make again."""
+    best = read_best(workdir)
+    if best and best["step"] > last_step:
+        shutil.rmtree(workdir / "best")
+
+
 def keep_best(workdir: Path, how: str, row: dict, metric: str, embeddings: np.ndarray) -> None:
     """Copies a checkpoint's parameters to best/, with the embeddings of the test images and how it was chosen.
 

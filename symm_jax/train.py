@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import tqdm
 
-from symm_jax import checkpoint, data, logs, losses, models, optim, workdirs
+from symm_jax import checkpoint, images, logs, losses, models, optim, selection, workdirs
 from symm_jax import config as configs
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
@@ -178,23 +178,6 @@ def batches(
             yield Batch(arrays.images[index], arrays.shorter[index], arrays.labels[index[..., 0]])
 
 
-def load_train(config: ml_collections.ConfigDict) -> Arrays:
-    """The decoded training images of a config's data set."""
-    a = config.augment
-    side = augment.stored_side(config.data.image_size, enlarge=a.enlarge, max_margin=a.max_margin)
-    return data.load(config.data, "train", side)
-
-
-def load_test(config: ml_collections.ConfigDict) -> Arrays:
-    """The decoded test images of a config's data set, at the size that the network sees."""
-    return data.load(config.data, "test", config.data.image_size)
-
-
-def load_validation(config: ml_collections.ConfigDict) -> Arrays | None:
-    """Likewise, the images of the training classes held out to choose a checkpoint on; None when there are none."""
-    return data.load(config.data, "validation", config.data.image_size) if config.data.validation_classes else None
-
-
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_steps, from the newest checkpoint in `workdir` if there is one.
 
@@ -208,10 +191,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     finished = checkpoint.steps(workdir)
     pretrained = not finished and config.model.pretrained
     backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
-    arrays = load_train(config)
-    # Decoded now, so that a corrupt test image does not wait for the end of training to be found.
-    load_test(config)
-    load_validation(config)
+    arrays = images.load_train(config)
+    # Loaded now, so that a corrupt test image does not wait for the end of training to be found.
+    images.load_evaluation(config)
     num_pairs = config.batch_size // 2
     rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
     table = pairs.class_table(arrays.labels, rows)
@@ -222,6 +204,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _describe(config, workdir, arrays, rows, state, first_step)
         stream = batches(arrays, table, recipe.key, first_step, config.num_steps, num_pairs, jax.local_device_count())
         logs.truncate(logs.metrics_path(workdir, "eval"), first_step)
+        selection.forget_best(workdir, first_step)
         workdirs.mark_finished(workdir, None)
         with (
             checkpoint.Writer(workdir, configs.to_dict(config)) as writer,
@@ -314,11 +297,3 @@ def _describe(config, workdir: Path, arrays: Arrays, rows: np.ndarray, state: St
         f"{arrays.images.shape[1]} px, {arrays.images.nbytes / 1e6:,.0f} MB"
     )
     print(f"model     {config.model.name}, {count:,} parameters, {start}")
-
-
-def prepare(config: ml_collections.ConfigDict) -> None:
-    """Builds and decodes the data set, so that training starts at once."""
-    splits = {"train": load_train(config), "held out": load_validation(config), "test": load_test(config)}
-    for split, arrays in splits.items():
-        if arrays is not None:
-            print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")

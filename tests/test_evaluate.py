@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_annotations, write_cars
 
-from symm_jax import checkpoint, errors, evaluate, files, logs, metrics, selection, train, workdirs
+from symm_jax import checkpoint, errors, evaluate, files, images, logs, metrics, selection, train, workdirs
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_results_are_those_of_all_images_and_nothing_is_done_twice(tiny, tmp_pat
     workdir = write_run(tiny, tmp_path / "run", 3)
     assert evaluate.evaluate(tiny, [workdir]) == []
     (row,) = selection.results(workdir)
-    test = train.load_test(tiny)
+    test = images.load_test(tiny)
     recipe = train.create_recipe(tiny)
     params = train.create_state(tiny, recipe._replace(key=jax.random.key(3))).params
     embeddings = recipe.model.apply({"params": params}, test.images)
@@ -72,7 +72,7 @@ def test_held_out_classes_choose_the_checkpoint(quick, tmp_path, capsys):
     workdir = write_run(quick, tmp_path / "run", 1, 2, 3)
     evaluate.evaluate(quick, [workdir])
     rows = selection.results(workdir)
-    validation = train.load_validation(quick)
+    validation = images.load_validation(quick)
     assert len(validation.labels) == 6
     how, row = selection.deciding(rows)
     assert how == "validation"

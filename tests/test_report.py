@@ -10,7 +10,7 @@ import pytest
 from playwright import sync_api
 
 from configs import glyphs_symm_npair
-from symm_jax import errors, logs, report, synthesis, train
+from symm_jax import errors, images, logs, report, synthesis
 from symm_jax.data.arrays import Arrays
 from symm_jax.report import curves, gallery, page, planes
 
@@ -146,7 +146,7 @@ def make_run(folder):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     config, workdir, test = make_run(tmp_path)
-    monkeypatch.setattr(train, "load_test", lambda config: test)
+    monkeypatch.setattr(images, "load_test", lambda config: test)
     return config, workdir
 
 
@@ -212,7 +212,7 @@ def test_what_is_missing_is_named(run, file, content, message):
 def written(tmp_path_factory):
     config, workdir, test = make_run(tmp_path_factory.mktemp("report"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_test", lambda config: test)
+        patch.setattr(images, "load_test", lambda config: test)
         return report.write(config, workdir)
 
 

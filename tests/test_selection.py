@@ -71,3 +71,7 @@ def test_the_best_is_replaced_as_a_whole(tmp_path):
     assert checkpoint.restore(best, 20, params={"w": np.float32([0])})["params"]["w"] == 20
     np.testing.assert_array_equal(np.load(best / "embeddings.npy"), np.full((3, 2), 20))
     assert json.loads((best / "config.json").read_text()) == {}
+    selection.forget_best(tmp_path, 20)
+    assert best.exists()
+    selection.forget_best(tmp_path, 19)  # training goes on from there and makes step 20 again
+    assert not best.exists()

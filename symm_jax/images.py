@@ -1,0 +1,56 @@
+"""The decoded images that a config trains on, is tested on, and chooses a checkpoint on."""
+
+import ml_collections
+import numpy as np
+
+from symm_jax import data
+from symm_jax.data import augment
+from symm_jax.data.arrays import Arrays
+from symm_jax.errors import InputError
+
+
+def load_train(config: ml_collections.ConfigDict) -> Arrays:
+    """The decoded training images of a config's data set."""
+    a = config.augment
+    side = augment.stored_side(config.data.image_size, enlarge=a.enlarge, max_margin=a.max_margin)
+    return data.load(config.data, "train", side)
+
+
+def load_test(config: ml_collections.ConfigDict) -> Arrays:
+    """The decoded test images of a config's data set, at the size that the network sees."""
+    return data.load(config.data, "test", config.data.image_size)
+
+
+def load_validation(config: ml_collections.ConfigDict) -> Arrays | None:
+    """Likewise, the images of the training classes held out to choose a checkpoint on; None when there are none."""
+    return data.load(config.data, "validation", config.data.image_size) if config.data.validation_classes else None
+
+
+def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays | None]:
+    """The test images and those held out of training, if any.
+
+    Raises:
+      InputError: there is nothing to tell apart among them, or a k of recall_ks is too large.
+    """
+    test, validation = load_test(config), load_validation(config)
+    for name, split in {"test": test, "validation": validation}.items():
+        counts = [] if split is None else np.unique(split.labels, return_counts=True)[1]
+        if split is not None and (len(counts) < 2 or counts.max() < 2):
+            raise InputError(
+                f"the {name} split has {len(split.labels)} images of {len(counts)} classes; evaluation needs two "
+                "classes, and a class with two images"
+            )
+    if max(config.recall_ks) > len(test.labels) - 1:
+        raise InputError(
+            f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {len(test.labels) - 1:,} others to be "
+            "compared with; lower the largest k"
+        )
+    return test, validation
+
+
+def prepare(config: ml_collections.ConfigDict) -> None:
+    """Builds and decodes the data set, so that training starts at once."""
+    splits = {"train": load_train(config), "held out": load_validation(config), "test": load_test(config)}
+    for split, arrays in splits.items():
+        if arrays is not None:
+            print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")
