@@ -146,14 +146,16 @@ def table(rows: Sequence[dict]) -> str:
             (row,) = (
                 r for r in rows if (r["validation_classes"], r["chosen"], r["method"], r["metric"]) == (*key, metric)
             )
-            cell = f"{100 * row['mean']:.2f} ± {100 * row['half']:.2f}"
+            cell = _per_cent(row["mean"], row["half"], "")
             if math.isfinite(row["difference"]):
-                cell += f" ({100 * row['difference']:+.2f} ± {100 * row['difference_half']:.2f})"
+                cell += f" ({_per_cent(row['difference'], row['difference_half'], '+')})"
             cells.append(cell)
         lines.append(f"| {key[0]} | {selection.MEANINGS[key[1]]} | {key[2]} | {' | '.join(cells)} |")
     seeds = len(rows[0]["values"])
-    lines += [
-        "",
-        f"Per cent over {seeds} seeds: mean ± 95 % interval; in brackets the difference to the baseline, seed by seed.",
-    ]
+    meaning = f"mean ± 95 % interval of {seeds} seeds" if seeds > 1 else "one seed"
+    lines += ["", f"Per cent, {meaning}; in brackets the difference to the baseline, seed by seed."]
     return "\n".join(lines)
+
+
+def _per_cent(value: float, half: float, sign: str) -> str:
+    return f"{100 * value:{sign}.2f}" + (f" ± {100 * half:.2f}" if math.isfinite(half) else "")

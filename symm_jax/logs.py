@@ -6,6 +6,8 @@ from pathlib import Path
 
 import tensorboardX
 
+from symm_jax.errors import InputError
+
 
 class MetricLog:
     """Appends metrics to WORKDIR/KIND/metrics.jsonl and WORKDIR/tensorboard/KIND.
@@ -43,11 +45,22 @@ def metrics_path(workdir: Path, kind: str) -> Path:
 
 
 def read(path: Path) -> list[dict]:
-    """The lines of a metrics file; a last line that a killed process left half-written does not count."""
+    """The lines of a metrics file; a last line that a killed process left half-written does not count.
+
+    Raises:
+      InputError: another line is not one of metrics.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                found.append(json.loads(line))
+                found[-1]["step"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}, line {number} is damaged ({error!r}); delete the line") from error
+    return found
 
 
 def truncate(path: Path, last_step: int | None) -> None:

@@ -39,6 +39,7 @@ def test_a_comparison_runs_once_and_is_summarised(comparison, tmp_path, one_devi
     second = capsys.readouterr()
     assert "train     " in first.out and "train     " not in second.out
     assert {p: p.stat().st_mtime_ns for p in trained} == trained
+    assert "one seed" in first.out and "nan" not in first.out
     assert first.out[first.out.index("| classes") :] == second.out[second.out.index("| classes") :]
 
 

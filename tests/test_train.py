@@ -135,6 +135,9 @@ def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
     with logs.MetricLog(tmp_path, "train", last_step=1) as log:
         log.write(2, {"loss": 0.5})
     assert logs.read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}]
+    path.write_text('{"step": 1, "loss": 2.0}\ngarbage\n')
+    with pytest.raises(errors.InputError, match=r"metrics.jsonl, line 2 is damaged .*; delete the line"):
+        logs.read(path)
 
 
 def test_points_are_drawn(tmp_path):
