@@ -112,6 +112,13 @@ def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars
     assert checkpoint.steps(tmp_path / "run") == []
 
 
+def test_what_evaluation_would_refuse_is_refused_before_training(tiny, tmp_path):
+    tiny.recall_ks = (1, 9)
+    with pytest.raises(errors.InputError, match=r"recall_ks = \(1, 9\): a test image has 8 others"):
+        train.train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
     tiny.batch_size = 16
     with pytest.raises(errors.InputError, match="8 pairs need 8 classes .* has 5"):
