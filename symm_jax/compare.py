@@ -76,6 +76,8 @@ def plan(comparison: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
         values = comparison[field]
         if not values or len(set(values)) < len(values):
             raise InputError(f"config.{field} = {tuple(values)}: at least one is needed, and none twice")
+    if len({tuple(evaluate.columns(config)) for config in comparison.methods.values()}) > 1:
+        raise InputError("config.methods: all must have the same recall_ks and clustering, to be compared by the same")
     methods = sorted(comparison.methods, key=lambda method: (method != comparison.baseline, method))
     runs = []
     for seed in comparison.seeds:
@@ -100,7 +102,9 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
     """
     found: dict[tuple, dict[str, list[float]]] = {}
     for run in runs:
-        chosen = selection.choose(selection.results(run.workdir), evaluate.main_metric(run.config))
+        # A run that went further once is compared at the length that is asked for.
+        within = [row for row in selection.results(run.workdir) if row["step"] <= run.config.num_steps]
+        chosen = selection.choose(within, evaluate.main_metric(run.config))
         for how, row in chosen.items():
             for metric in evaluate.columns(run.config):
                 if metric in row and not metric.startswith(selection.VALIDATION):

@@ -166,6 +166,8 @@ def _contingency(labels: Any, assignments: Any) -> scipy.sparse.coo_array:
 
 def _rank(embeddings, labels, gallery, gallery_labels, *, nearest_only: bool = False) -> ranking.Ranks:
     _check(embeddings, labels, "embeddings", "labels", one_class_will_do=gallery is not None)
+    if gallery is None and gallery_labels is not None:
+        raise ValueError("gallery_labels come without a gallery")
     if gallery is not None:
         _check(gallery, gallery_labels, "gallery", "gallery_labels")
         if np.shape(gallery)[1] != np.shape(embeddings)[1]:
@@ -205,5 +207,7 @@ def _check(
 
 def _check_ks(ks: Sequence[int], others: int) -> None:
     for k in ks:
-        if not 1 <= k <= others:
-            raise ValueError(f"k = {k}: a query is compared with {others:,} images, so k goes from 1 to {others:,}")
+        if k != int(k) or not 1 <= k <= others:
+            raise ValueError(
+                f"k = {k}: a query is compared with {others:,} images, so k is a whole number from 1 to {others:,}"
+            )

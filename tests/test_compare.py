@@ -50,6 +50,7 @@ def test_differences_are_paired_by_seed(comparison, tmp_path, one_device):
         with logs.MetricLog(run.workdir, "eval") as log:
             log.write(1, {"recall@1": recalls[run.method][run.seed - 3], "validation/recall@1": 0.9, "map@r": 0.1})
             log.write(2, {"recall@1": 0.1, "validation/recall@1": 0.8, "map@r": 0.3})
+            log.write(3, {"recall@1": 1.0, "validation/recall@1": 1.0, "map@r": 1.0})  # past num_steps
     rows = compare.summarise(comparison, runs)
     chosen = [r for r in rows if (r["validation_classes"], r["chosen"], r["metric"]) == (2, "validation", "recall@1")]
     plain, symm = chosen
@@ -83,6 +84,12 @@ def test_mistakes_are_found_before_the_first_run(comparison, tmp_path, one_devic
     with pytest.raises(errors.InputError, match=message):
         compare.compare(comparison, tmp_path / "all")
     assert not (tmp_path / "all").exists()
+
+
+def test_methods_are_measured_alike(comparison, tmp_path, one_device):
+    comparison.methods.symm.recall_ks = (2,)
+    with pytest.raises(errors.InputError, match="same recall_ks"):
+        compare.compare(comparison, tmp_path / "all")
 
 
 def test_the_shipped_comparison_is_valid(tmp_path, one_device):

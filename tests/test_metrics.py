@@ -142,6 +142,8 @@ def test_neighbours_equal_a_slow_sort():
         (np.ones((3, 2)), np.arange(3), {}, "no query"),
         (np.ones((3, 2)), np.zeros(3, int), {}, "fewer than two classes"),
         (np.ones((3, 2)), np.arange(3), {"ks": (0,)}, "k = 0: .* 2 images"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (1.5,)}, "k = 1.5: .* whole number"),
+        (np.ones((3, 2)), np.arange(3), {"gallery_labels": [0]}, "without a gallery"),
         (np.ones((3, 2)), np.arange(3), {"ks": (1, 3)}, "k = 3: .* from 1 to 2"),
         (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 2)), "gallery_labels": [0]}, "gallery must be"),
         (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 4)), "gallery_labels": [0, 1]}, "2 dimensions"),
