@@ -1,0 +1,118 @@
+"""Where the data sets and the weights come from, and what their published files are known by."""
+
+import urllib.parse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from symm_jax.errors import InputError
+
+
+class Remote(NamedTuple):
+    """A file to fetch: its name on disk, its addresses in the order to try, and what it is known by, if anything.
+
+    size: bytes.
+    sha256: hexadecimal digest of the content.
+    git_blob: git's name for the content, the sha1 of b"blob SIZE\\0" + content.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    size: int | None = None
+    sha256: str | None = None
+    git_blob: str | None = None
+
+
+# Sizes and sha256 are those that TensorFlow Datasets records for the same files.
+_SOURCES = {
+    "cars196": (
+        Remote(
+            "stanford-car-dataset-by-classes-folder.zip",
+            ("https://www.kaggle.com/api/v1/datasets/download/jutrera/stanford-car-dataset-by-classes-folder",),
+        ),
+    ),
+    "cub200_2011": (
+        Remote(
+            "CUB_200_2011.tgz",
+            ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+            size=1150585339,
+            sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        ),
+    ),
+    "sop": (
+        Remote(
+            "Stanford_Online_Products.zip",
+            ("ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",),
+            size=3083860082,
+            sha256="b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",
+        ),
+    ),
+    "googlenet": (
+        Remote(
+            "tf_ckpt_from_caffe.mat",
+            ("https://github.com/Wei2624/Feature_Embed_GoogLeNet/raw/master/tf_ckpt_from_caffe.mat",),
+            git_blob="53cf44300e31530e899964cac966ca9e3558e99c",
+        ),
+    ),
+    "inshop": (),
+    "folder": (),
+}
+
+# The archives in which the authors of Cars196 published it. Their addresses are gone; a mirror's copy can be checked.
+_CARS196_DEVKIT = (
+    Remote("cars_train.tgz", (), 979269282, "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"),
+    Remote("cars_test.tgz", (), 977350468, "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"),
+    Remote("car_devkit.tgz", (), 330960, "b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd"),
+    Remote(
+        "cars_test_annos_withlabels.mat",
+        (),
+        size=185758,
+        sha256="790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05",
+    ),
+)
+
+_PUBLISHED = {remote.name: remote for remote in (*sum(_SOURCES.values(), ()), *_CARS196_DEVKIT)}
+
+
+def published(file_name: str) -> Remote | None:
+    """Returns what is known of the published file of that name."""
+    return _PUBLISHED.get(file_name)
+
+
+def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data.mirrors") -> tuple[Remote, ...]:
+    """Returns the files to fetch for a data set, or for the weights "googlenet"; () when no address is known.
+
+    Args:
+      name: name of the data set.
+      mirrors: addresses to use in place of the known ones. Those with the same last part of the path are mirrors of
+        one file, which is checked as the published file of that name, if there is one. When the data set is one file
+        and all of them end alike, they are taken for that file whatever they end in, unless in the name of another
+        published file.
+      field: where `mirrors` comes from, for messages.
+
+    Raises:
+      InputError: an address that cannot be one of a file.
+    """
+    known = _SOURCES.get(name, ())
+    if not mirrors:
+        return known
+    groups: dict[str, list[str]] = {}
+    for url in mirrors:
+        groups.setdefault(_file_name(url, field), []).append(url)
+    if len(known) == len(groups) == 1 and published(next(iter(groups))) is None:
+        groups = {known[0].name: list(mirrors)}
+    return tuple((published(file) or Remote(file, ()))._replace(urls=tuple(urls)) for file, urls in groups.items())
+
+
+def _file_name(url: str, field: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises when it is no number
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{field}: {url!r} is not an address ({error})") from None
+    if parts.scheme not in ("http", "https", "ftp") or not parts.hostname:
+        raise InputError(f"{field}: {url!r} must begin with http://HOST/, https://HOST/ or ftp://HOST/")
+    # It becomes a file's name: no folder may hide in it, nor the name of a hidden file such as the lock.
+    name = urllib.parse.unquote(parts.path.rsplit("/", 1)[-1])
+    if not name or name.startswith(".") or "/" in name or not name.isprintable():
+        raise InputError(f"{field}: {url!r} does not end in the name of a file")
+    return name
