@@ -8,7 +8,7 @@ import threading
 
 class Session(socketserver.StreamRequestHandler):
     def handle(self):
-        with contextlib.suppress(ConnectionError):  # a client that hangs up
+        with contextlib.ExitStack() as self.sockets, contextlib.suppress(ConnectionError):  # a client that hangs up
             self.converse()
 
     def converse(self):
@@ -24,7 +24,7 @@ class Session(socketserver.StreamRequestHandler):
             elif command == "SIZE":
                 self.answer(f"213 {len(server.content)}")
             elif command == "PASV":
-                passive = socket.create_server(("127.0.0.1", 0))
+                passive = self.sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
                 port = passive.getsockname()[1]
                 self.answer(f"227 passive (127,0,0,1,{port >> 8},{port & 255})")
             elif command == "REST":
@@ -32,7 +32,7 @@ class Session(socketserver.StreamRequestHandler):
                 self.answer("350 restarting")
             elif command == "RETR":
                 self.answer("150 sending")
-                with passive, passive.accept()[0] as connection:
+                with passive.accept()[0] as connection:
                     cut = server.cuts.pop(0) if server.cuts else None
                     connection.sendall(server.content[start:cut])
                 self.answer("426 aborted" if cut else "226 done")
@@ -55,6 +55,8 @@ def serve(path, content, cuts=(), without=()):
         server.url = f"ftp://127.0.0.1:{server.server_address[1]}/{path}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -72,17 +72,21 @@ def ranged_whatever_if_range(handler):
     ranged(etag='"2"')(handler)
 
 
+def other_range(handler):
+    handler.reply(206, CONTENT[5:], Content_Range=f"bytes 5-{SIZE - 1}/{SIZE}", **ETAG)
+
+
 def cut(at=HALF, **headers):
     """Promises the whole file and closes the connection after `at` bytes."""
     return lambda handler: handler.reply(200, CONTENT[:at], Content_Length=SIZE, **headers)
 
 
-def partly(end):
+def partly(end, total=SIZE):
     """Closes the connection at byte `end` of a resumed file."""
 
     def behave(handler):
         start = int(handler.headers["Range"][6:-1])
-        body, content_range = CONTENT[start:end], f"bytes {start}-{SIZE - 1}/{SIZE}"
+        body, content_range = CONTENT[start:end], f"bytes {start}-{SIZE - 1}/{total}"
         handler.reply(206, body, Content_Length=SIZE - start, Content_Range=content_range, **ETAG)
 
     return behave
@@ -154,7 +158,7 @@ def test_download(server, tmp_path, capsys, what):
 def test_file_that_is_there_is_left_alone(server, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"mine")
     assert fetch(remote(server.on("/a.zip", whole())), tmp_path).read_bytes() == b"mine"
-    assert not server.requests
+    assert not server.requests and [path.name for path in tmp_path.iterdir()] == ["a.zip"]  # it may be read-only
 
 
 def test_cut_connection_is_resumed(server, tmp_path, capsys):
@@ -210,11 +214,13 @@ def test_whole_partial_is_only_checked(server, tmp_path):
         ([ranged_whatever_if_range, whole()], {}),
         ([ranged(), ranged()], {"validator": "", "total": SIZE + 1}),
         ([ranged(), ranged()], {"validator": "", "total": None}),
-        ([lambda handler: handler.reply(206, b"x", Content_Range=f"bytes 0-0/{SIZE}"), whole()], {}),
+        ([other_range, whole()], {}),
+        ([partly(SIZE, total="*"), whole()], {"validator": ""}),
         ([status(416), whole()], {}),
+        ([status(416, Content_Range=f"bytes */{SIZE}"), whole()], {"total": None}),
         ([ranged(), ranged()], {"url": "http://elsewhere/a.zip"}),
     ],
-    ids=["200", "if-range", "etag", "total", "unknown", "other range", "416", "other server"],
+    ids=["200", "if-range", "etag", "total", "unknown", "other range", "206 *", "416", "416 size", "other server"],
 )
 def test_start_over(server, tmp_path, behave, begun):
     url = server.on("/a.zip", *behave)
@@ -251,7 +257,7 @@ def test_every_mirror_fails(server, tmp_path):
         fetch(remote(*urls), tmp_path, field="config.model.mirrors")
     message = str(error.value)
     for part in (
-        f"{urls[0]}: 404 Not Found\n",
+        f"{urls[0]}: 404 Not Found\n  {urls[1]}",
         f"{urls[1]}: 500 Internal Server Error (3 times in a row)\n",
         f"{urls[2]}: Connection refused (3 times in a row)\n",
         f"put it in {tmp_path} under the name a.zip",
@@ -461,7 +467,7 @@ def test_mirrors_take_the_place_of_the_addresses():
     "url",
     [
         *("a.zip", "file:///etc/passwd", "http:///a.zip", "http://a", "http://a/", "http://a:x/b", "http://[a/b"),
-        *("http://a/b/..", "http://a/%2e%2e%2fb", "http://a/.download.lock", "http://a/b%0a", 3),
+        *("http://a/b/..", "http://a/b%2fc", "http://a/.download.lock", "http://a/b%0a", 3),
     ],
 )
 def test_mirror_that_is_no_address_of_a_file(url):

@@ -111,15 +111,16 @@ class _Download:
                 self._warn(urls[0], problem, "trying again from the start")
                 continue
             url = urls.pop(0)
-            reasons.append(f"  {url}: {problem}\n")
+            reasons.append(f"  {url}: {problem}")
             if urls:
                 self._warn(url, problem, f"trying {_host(urls[0])}")
         if self._size():
             kept += f"What has come so far is kept as {self.partial}, and the next run goes on from there.\n"
         raise InputError(
-            f"{self.remote.name} could not be downloaded:\n{''.join(reasons) or '  no address of it is known'}\n{kept}"
-            f"Get the file yourself and put it in {self.folder} under the name {self.remote.name}, or name another "
-            f"address in {field}"
+            f"{self.remote.name} could not be downloaded:\n"
+            + ("\n".join(reasons) or "  no address of it is known")
+            + f"\n{kept}Get the file yourself and put it in {self.folder} under the name {self.remote.name}, or name "
+            f"another address in {field}"
         )
 
     def _persist(self, url: str) -> None:
