@@ -1,7 +1,7 @@
 """Time and memory of evaluation beside faiss's exact search and pytorch-metric-learning, and embedding's overhead.
 
     pip install faiss-cpu torch pytorch-metric-learning  # optional: the peers
-    python benchmarks/evaluation.py                      # about six minutes on two cores
+    PYTHONPATH=. python benchmarks/evaluation.py                      # about six minutes on two cores
 
 Embeddings are made up, 512 numbers each, of the sizes of Cars196's and Stanford Online Products' test halves.
 "faiss" is its exact search (IndexFlatIP) for the largest k + 1 neighbours and the recall at every k from them;

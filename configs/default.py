@@ -20,9 +20,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.clustering = True  # measure NMI and F1 too: k-means, slow from thousands of classes on
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cars196"  # cars196 or glyphs
-    config.data.dir = "data/cars196"  # holds car_ims/ and cars_annos.mat; glyphs needs no folder
+    config.data.name = "cars196"  # cars196, cub200_2011, sop, inshop, folder or glyphs
+    config.data.dir = "data/cars196"  # the data set's files, unpacked or in their archives; glyphs needs none
+    config.data.mirrors = ()  # addresses to download it from, in place of those in symm_jax/data/sources.py
     config.data.cache_dir = "data/cache"  # records and decoded arrays, made once, keyed by their source
+    config.data.crop = True  # crop to the annotated box, where there is one
+    config.data.split_seed = 0  # of folder: which half of the classes is for testing
     config.data.validation_classes = 0  # held out of training, the last ones; 0 is the paper's protocol
     config.data.image_size = 227  # side in pixels of what the network sees
 
@@ -36,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "googlenet"  # googlenet or convnet
     config.model.dim = 512  # of the embedding
     config.model.pretrained = "data/tf_ckpt_from_caffe.mat"  # ImageNet weights; empty trains from scratch
+    config.model.mirrors = ()  # addresses to download the weights from, likewise
     config.model.dtype = "float32"  # of the computation
     config.model.param_dtype = "float32"  # of the parameters
     # The backbone's own options, e.g. lrn="reference" (11 channels, the original's) or "caffe" (5 channels).

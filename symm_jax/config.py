@@ -19,7 +19,11 @@ _FREE = (
     "clustering",
     "data.dir",
     "data.cache_dir",
+    "data.mirrors",
+    "model.mirrors",
 )
+# Fields that configs have not always had, with what was done before.
+_BEFORE = {"data.validation_classes": 0, "data.crop": True, "data.split_seed": 0}
 
 _POSITIVE_INTEGERS = (
     "batch_size",
@@ -34,6 +38,7 @@ _POSITIVE_INTEGERS = (
 _POSITIVE = ("optimizer.learning_rate", "optimizer.decay_rate", "optimizer.final_learning_rate", "optimizer.eps")
 _NOT_NEGATIVE = (
     "seed",
+    "data.split_seed",
     "data.validation_classes",
     "optimizer.stop_step",
     "optimizer.weight_penalty",
@@ -83,7 +88,7 @@ def to_dict(config: ml_collections.ConfigDict) -> dict:
 
 def differences(ours: dict, theirs: dict) -> list[str]:
     """The fields, as "a.b: 1, there 2", in which two configs describe different runs."""
-    ours, theirs = _flat(ours), _flat(theirs)
+    ours, theirs = _BEFORE | _flat(ours), _BEFORE | _flat(theirs)
     fields = [f for f in sorted(ours.keys() | theirs.keys()) if f not in _FREE]
     return [
         f"{field}: {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"

@@ -1,6 +1,8 @@
 """The one exception whose message is meant for the person at the keyboard."""
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable
 
 
@@ -22,3 +24,9 @@ def choose(kind: str, name: str, choices: dict):
     if name not in choices:
         raise InputError(f"unknown {kind} {name!r}{suggest(name, choices)}; choices: {', '.join(sorted(choices))}")
     return choices[name]
+
+
+@functools.cache  # the same thing is said once
+def warn(message: str) -> None:
+    """Prints what the user should know but which stops nothing."""
+    print(f"warning: {message}", file=sys.stderr)

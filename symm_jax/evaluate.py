@@ -90,9 +90,7 @@ def create_scorer(config: ml_collections.ConfigDict) -> Scorer:
     """Loads the images and prepares the network; raises InputError when they cannot be measured on."""
     model = train.create_model(config)
     test, validation = images.load_evaluation(config)
-    counts = np.unique(test.labels, return_counts=True)[1]
-    alone = f"; {np.sum(counts == 1)} alone in their class are no queries" if counts.min() == 1 else ""
-    print(f"test      {len(test.images):,} images of {len(counts)} classes{alone}")
+    print(f"test      {describe(test)}")
     embed = functools.partial(embed_all, embedder(model), batch_size=config.eval_batch_size)
     shapes = jax.eval_shape(functools.partial(train.init_params, config, model), jax.random.key(0))
     return Scorer(lambda params, arrays, label: embed(params, arrays, label=label), shapes, test, validation)
@@ -108,15 +106,37 @@ def measure(config: ml_collections.ConfigDict, scorer: Scorer, params: Any, labe
       ValueError: embeddings that are not finite.
     """
     embeddings = scorer.embed(params, scorer.test, label)
-    values = metrics.retrieval(embeddings, scorer.test.labels, config.recall_ks)
+    values = retrieval(embeddings, scorer.test, config.recall_ks)
     if config.clustering:
         values |= metrics.clustering(embeddings, scorer.test.labels)
     if scorer.validation is not None:
         held_out = scorer.embed(params, scorer.validation, f"{label}, held out")
         k = min(config.recall_ks)
-        recall = metrics.recall_at_k(held_out, scorer.validation.labels, (k,))
-        values[f"{selection.VALIDATION}/{main_metric(config)}"] = recall[k]
+        values |= {f"{selection.VALIDATION}/recall@{k}": retrieval(held_out, scorer.validation, (k,))[f"recall@{k}"]}
     return values, embeddings
+
+
+def retrieval(embeddings: np.ndarray, arrays: Arrays, ks: Sequence[int]) -> dict[str, float]:
+    """`metrics.retrieval` of a split's embeddings (n, dim): of its queries in its gallery, where it has one."""
+    if arrays.query is None:
+        return metrics.retrieval(embeddings, arrays.labels, ks)
+    queries, gallery = arrays.query, ~arrays.query
+    return metrics.retrieval(
+        embeddings[queries],
+        arrays.labels[queries],
+        ks,
+        gallery=embeddings[gallery],
+        gallery_labels=arrays.labels[gallery],
+    )
+
+
+def describe(arrays: Arrays) -> str:
+    """How many images, classes and queries a split has, in words."""
+    classes, counts = np.unique(arrays.labels, return_counts=True)
+    words = f"{len(arrays.labels):,} images of {len(classes):,} classes"
+    if arrays.query is not None:
+        return f"{words}: {arrays.query.sum():,} queries, {np.sum(~arrays.query):,} in the gallery"
+    return words + (f"; {np.sum(counts == 1):,} alone in their class are no queries" if counts.min() == 1 else "")
 
 
 def embedder(model: Any) -> Any:

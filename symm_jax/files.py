@@ -3,8 +3,8 @@
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +22,8 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     for leftover in path.parent.glob(f"{path.name}.partial-*"):
         shutil.rmtree(leftover)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
+    aside = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    aside.mkdir()  # not mkdtemp, whose folders other users of the machine cannot read
     try:
         yield aside
         if replace and path.exists():
@@ -51,3 +52,13 @@ def lock(path: Path, *, busy: str = "") -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raises InputError when the disk of `folder`, of config.data.cache_dir, has not `needed` bytes for `what`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"config.data.cache_dir: {folder} needs {needed / 1e9:.1f} GB for {what} and has {free / 1e9:.1f} GB free; "
+            "make room or pass another folder"
+        )

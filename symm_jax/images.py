@@ -3,8 +3,7 @@
 import ml_collections
 import numpy as np
 
-from symm_jax import data
-from symm_jax.data import augment
+from symm_jax.data import augment, datasets
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
@@ -13,17 +12,17 @@ def load_train(config: ml_collections.ConfigDict) -> Arrays:
     """The decoded training images of a config's data set."""
     a = config.augment
     side = augment.stored_side(config.data.image_size, enlarge=a.enlarge, max_margin=a.max_margin)
-    return data.load(config.data, "train", side)
+    return datasets.load(config.data, "train", side)
 
 
 def load_test(config: ml_collections.ConfigDict) -> Arrays:
     """The decoded test images of a config's data set, at the size that the network sees."""
-    return data.load(config.data, "test", config.data.image_size)
+    return datasets.load(config.data, "test", config.data.image_size)
 
 
 def load_validation(config: ml_collections.ConfigDict) -> Arrays | None:
     """Likewise, the images of the training classes held out to choose a checkpoint on; None when there are none."""
-    return data.load(config.data, "validation", config.data.image_size) if config.data.validation_classes else None
+    return datasets.load(config.data, "validation", config.data.image_size) if config.data.validation_classes else None
 
 
 def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays | None]:
@@ -34,23 +33,23 @@ def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays |
     """
     test, validation = load_test(config), load_validation(config)
     for name, split in {"test": test, "validation": validation}.items():
-        counts = [] if split is None else np.unique(split.labels, return_counts=True)[1]
-        if split is not None and (len(counts) < 2 or counts.max() < 2):
-            raise InputError(
-                f"the {name} split has {len(split.labels)} images of {len(counts)} classes; evaluation needs two "
-                "classes, and a class with two images"
-            )
-    if max(config.recall_ks) > len(test.labels) - 1:
+        if split is not None:
+            _require_answers(name, split)
+    others = len(test.labels) - 1 if test.query is None else int(np.sum(~test.query))
+    if max(config.recall_ks) > others:
         raise InputError(
-            f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {len(test.labels) - 1:,} others to be "
-            "compared with; lower the largest k"
+            f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {others:,} others to be compared with; "
+            "lower the largest k"
         )
     return test, validation
 
 
-def prepare(config: ml_collections.ConfigDict) -> None:
-    """Builds and decodes the data set, so that training starts at once."""
-    splits = {"train": load_train(config), "held out": load_validation(config), "test": load_test(config)}
-    for split, arrays in splits.items():
-        if arrays is not None:
-            print(f"{split:9} {len(arrays.images):,} images of {len(np.unique(arrays.labels))} classes")
+def _require_answers(name: str, split: Arrays) -> None:
+    counts = np.unique(split.labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        raise InputError(
+            f"the {name} split has {len(split.labels)} images of {len(counts)} classes; evaluation needs two classes, "
+            "and a class with two images"
+        )
+    if split.query is not None and not np.isin(split.labels[split.query], split.labels[~split.query]).any():
+        raise InputError(f"the {name} split has no query whose class is in its gallery")

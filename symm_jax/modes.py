@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from symm_jax import compare, evaluate, images, report, selection, train
+from symm_jax import compare, evaluate, prepare, report, selection, train
 from symm_jax import config as configs
 
 
@@ -23,7 +23,7 @@ def run(
     configs.validate(config, jax.local_device_count())
     faults = []
     if mode == "prepare":
-        images.prepare(config)
+        prepare.prepare(config, folders[0])
     if mode in ("train", "train_and_eval"):
         train.train(config, folders[0])
     if mode in ("eval", "train_and_eval"):

@@ -87,14 +87,20 @@ def rank(
 
 
 def neighbours(
-    embeddings: jax.typing.ArrayLike, rows: np.ndarray, k: int, *, block_size: int = 256
+    embeddings: jax.typing.ArrayLike,
+    rows: np.ndarray,
+    k: int,
+    *,
+    among: np.ndarray | None = None,
+    block_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest other images of the images `rows`, by cosine, nearest first.
 
     Args:
       embeddings: (n, dim) finite, of any length.
       rows: (q,) integer, images that are queries.
-      k: neighbours; at most n - 1 are given.
+      k: neighbours; at most as many are given as there are others among those that may be.
+      among: (n,) bool, the images that may be neighbours; None for all.
       block_size: queries at a time.
 
     Returns:
@@ -102,14 +108,15 @@ def neighbours(
     """
     gallery = jnp.asarray(_unit(embeddings))
     rows = np.asarray(rows, np.int32)
-    find = functools.partial(_neighbours, k=min(k, len(gallery) - 1))
-    found = [find(gallery, rows[start : start + block_size]) for start in range(0, len(rows), block_size)]
+    among = np.ones(len(gallery), bool) if among is None else np.asarray(among)
+    find = functools.partial(_neighbours, k=min(k, among.sum() - int(among[rows].any())))
+    found = [find(gallery, among, rows[start : start + block_size]) for start in range(0, len(rows), block_size)]
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _neighbours(gallery, rows, k):
-    similarity = product(gallery[rows], gallery)
+def _neighbours(gallery, among, rows, k):
+    similarity = jnp.where(among[None, :], product(gallery[rows], gallery), -jnp.inf)
     similarity = similarity.at[jnp.arange(len(rows)), rows].set(-jnp.inf)
     cosines, images = jax.lax.top_k(similarity, k)
     return images, cosines

@@ -115,21 +115,29 @@ def create_state(
     return State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
 
 
+def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: jax.Array | int) -> jax.Array:
+    """The augmented images (n, 2, side, side, 3) float32 of a batch whose first image is the `first` of all devices'.
+
+    Augmentation is keyed by step and place in the global batch: it does not depend on the number of devices.
+    """
+    n = len(batch.labels)
+    step_key = jax.random.fold_in(jax.random.fold_in(recipe.key, _AUGMENT_STREAM), step)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, step_key))(first + jnp.arange(2 * n))
+    images = recipe.augment(keys, batch.images.reshape(-1, *batch.images.shape[2:]), batch.shorter.reshape(-1, 2))
+    return images.reshape(n, 2, *images.shape[1:])
+
+
 def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[str, jax.Array]]:
     """One update on this device's share of the batch; runs under a mapped axis AXIS.
 
-    Every device ends with the same state. Augmentation is keyed by the image's place in the global batch, so
-    the result does not depend on the number of devices.
+    Every device ends with the same state.
     """
     n = len(batch.labels)
-    places = 2 * n * jax.lax.axis_index(AXIS) + jnp.arange(2 * n)
-    step_key = jax.random.fold_in(jax.random.fold_in(recipe.key, _AUGMENT_STREAM), state.step)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, step_key))(places)
-    images = recipe.augment(keys, batch.images.reshape(-1, *batch.images.shape[2:]), batch.shorter.reshape(-1, 2))
+    images = augment_batch(recipe, batch, state.step, 2 * n * jax.lax.axis_index(AXIS))
+    images = images.reshape(2 * n, *images.shape[2:])
 
     def objective(params):
-        embeddings = recipe.model.apply({"params": params}, images)
-        embeddings = embeddings.reshape(n, 2, -1)
+        embeddings = recipe.model.apply({"params": params}, images).reshape(n, 2, -1)
         loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
         penalty = recipe.weight_penalty * optim.weight_penalty(params)
         return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics

@@ -9,40 +9,36 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-import numpy as np
-import PIL.Image
+import photographs
 import pytest
-import scipy.io
-
-
-def write_cars(folder, photographs_per_class=3, classes=(1, 2, 3, 4, 98, 99, 100, 196)):
-    """A tiny Cars196 in the original archive's layout; each photograph has its class's grey level."""
-    (folder / "car_ims").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for label in classes:
-        for _ in range(photographs_per_class):
-            name = f"car_ims/{len(rows) + 1:06d}.jpg"
-            image = np.full((48, 64, 3), label, np.uint8) + rng.integers(0, 40, (48, 64, 3), dtype=np.uint8)
-            PIL.Image.fromarray(image).save(folder / name, quality=95)
-            rows.append((name, 4, 2, 60, 46, label, 0))
-    write_annotations(folder, rows)
-    return rows
-
-
-def write_annotations(folder, rows):
-    fields = ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
-    annotations = np.zeros((1, len(rows)), dtype=[(field, "O") for field in fields])
-    for i, row in enumerate(rows):
-        annotations[0, i] = tuple(row)
-    scipy.io.savemat(folder / "cars_annos.mat", {"annotations": annotations})
 
 
 @pytest.fixture
 def cars(tmp_path):
     folder = tmp_path / "cars"
-    write_cars(folder)
+    photographs.cars_original(folder)
     return folder
+
+
+@pytest.fixture
+def data_config(tmp_path):
+    """A function (name, folder, fields) -> `config.data`."""
+    from configs import default
+
+    def make(name, folder, **fields):
+        config = default.get_config().data
+        config.update({"name": name, "dir": str(folder), "cache_dir": str(tmp_path / "cache"), **fields})
+        return config
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def forget_warnings():
+    """So that every test is warned anew."""
+    from symm_jax import errors
+
+    errors.warn.cache_clear()
 
 
 @pytest.fixture

@@ -1,123 +1,44 @@
 """Data sets from source to arrays, their faults, pair sampling and augmentation."""
 
-import io
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
-import scipy.io
-from conftest import write_annotations, write_cars
 
-from symm_jax import data, errors, files
-from symm_jax.data import arrays, augment, pairs
+from symm_jax import errors, files
+from symm_jax.data import augment, datasets, pairs
 
 
-def cars_data(cars, tmp_path):
-    return ml_collections.ConfigDict({"name": "cars196", "dir": str(cars), "cache_dir": str(tmp_path / "cache")})
-
-
-def test_cars_are_split_by_class_and_cropped_to_their_boxes(cars, tmp_path):
-    config = cars_data(cars, tmp_path)
-    train, test = data.load(config, "train", 20), data.load(config, "test", 16)
-    assert sorted(set(train.labels)) == [0, 1, 2, 3, 97]
-    assert sorted(set(test.labels)) == [98, 99, 195]
-    assert train.images.shape == (15, 20, 20, 3)
-    assert test.images.dtype == np.uint8
-    # Boxes are 56 x 44 pixels: a margin of the shorter side is a larger share of the height.
-    np.testing.assert_allclose(train.shorter, np.tile(np.float32([1, 44 / 56]), (15, 1)))
-    # Each photograph has its class's grey level, plus 0 .. 39.
-    np.testing.assert_allclose(test.images.mean((1, 2, 3)), test.labels + 1 + 19.5, atol=3)
-
-
-def test_box_crop_and_area_squash_are_exact():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "png")
-    example = {"image": file.getvalue(), "filename": b"a.png", "box": np.array([4, 2, 28, 18])}
-    cropped = arrays.decode(example)
-    np.testing.assert_array_equal(cropped, image[2:18, 4:28])
-    means = cropped.reshape(8, 2, 8, 3, 3).mean((1, 3))
-    np.testing.assert_allclose(arrays.squash(cropped, 8), means, atol=1)
-
-
-def test_decoded_arrays_are_reused_and_follow_their_source(cars, tmp_path):
-    config = cars_data(cars, tmp_path)
-    first = data.load(config, "train", 20)
-    again = data.load(config, "train", 20)
+def test_decoded_arrays_are_reused_and_follow_their_source(cars, data_config):
+    config = data_config("cars196", cars)
+    first = datasets.load(config, "train", 20)
+    again = datasets.load(config, "train", 20)
     assert first.images.filename == again.images.filename
     PIL.Image.new("RGB", (64, 48), "white").save(cars / "car_ims/000001.jpg")
-    changed = data.load(config, "train", 20)
+    changed = datasets.load(config, "train", 20)
     assert changed.images.filename != first.images.filename
     assert (changed.images.min((1, 2, 3)) > 250).sum() == 1
 
 
-def test_a_corrupt_photograph_is_named_and_nothing_half_made_stays(cars, tmp_path):
+def test_a_corrupt_photograph_is_named_and_nothing_half_made_stays(cars, data_config, tmp_path):
     path = cars / "car_ims/000002.jpg"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
-        data.load(cars_data(cars, tmp_path), "train", 20)
+        datasets.load(data_config("cars196", cars), "train", 20)
     made = [p.name for p in (tmp_path / "cache").glob("*/arrays/*") if not p.name.startswith(".")]
     assert made == []
 
 
-def test_damaged_arrays_are_named(cars, tmp_path):
-    path = data.load(cars_data(cars, tmp_path), "train", 20).images.filename
+def test_damaged_arrays_are_named(cars, data_config):
+    path = datasets.load(data_config("cars196", cars), "train", 20).images.filename
     with open(path, "r+b") as file:
         file.truncate(500)
     with pytest.raises(errors.InputError, match="damaged.*delete it"):
-        data.load(cars_data(cars, tmp_path), "train", 20)
-
-
-def break_cars(cars, fault):
-    annotations = cars / "cars_annos.mat"
-    if fault == "no folder":
-        annotations.unlink()
-        for path in (cars / "car_ims").iterdir():
-            path.unlink()
-        (cars / "car_ims").rmdir()
-        cars.rmdir()
-    if fault == "no annotations":
-        annotations.unlink()
-    if fault == "garbage":
-        annotations.write_bytes(b"<html>moved</html>" * 50)
-    if fault == "other file":
-        scipy.io.savemat(annotations, {"names": 1})
-    if fault == "absent image":
-        (cars / "car_ims/000003.jpg").unlink()
-    if fault == "class 197":
-        write_annotations(cars, [("car_ims/000001.jpg", 1, 1, 9, 9, 197, 0)])
-    if fault == "empty box":
-        write_annotations(cars, [("car_ims/000001.jpg", 9, 1, 9, 9, 1, 0), ("car_ims/000002.jpg", 1, 1, 9, 9, 1, 0)])
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("no folder", "does not exist"),
-        ("no annotations", "holds no `cars_annos.mat`"),
-        ("garbage", "not the annotations file"),
-        ("other file", "not the annotations file"),
-        ("absent image", "names 1 of 24 images that are not in .*000003.jpg"),
-        ("class 197", "has class 197"),
-        ("empty box", r"box \(9, 1, 9, 9\)"),
-    ],
-)
-def test_faults_of_the_source_are_named_before_anything_is_built(cars, tmp_path, fault, message):
-    break_cars(cars, fault)
-    with pytest.raises(errors.InputError, match=message):
-        data.load(cars_data(cars, tmp_path), "train", 20)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_unknown_data_set_is_named(tmp_path):
-    with pytest.raises(errors.InputError, match="did you mean 'cars196'"):
-        data.load(ml_collections.ConfigDict({"name": "cars169", "dir": "", "cache_dir": str(tmp_path)}), "train", 8)
+        datasets.load(data_config("cars196", cars), "train", 20)
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
@@ -177,11 +98,9 @@ def test_held_out_classes_are_the_last_and_never_drawn():
         pairs.hold_out(shuffled, 8)
 
 
-def test_the_validation_split_is_the_held_out_part_of_train(cars, tmp_path):
-    settings = ml_collections.ConfigDict(
-        {"name": "cars196", "dir": str(cars), "cache_dir": str(tmp_path / "cache"), "validation_classes": 2}
-    )
-    train, validation = (data.load(settings, split, 16) for split in ("train", "validation"))
+def test_the_validation_split_is_the_held_out_part_of_train(cars, data_config):
+    settings = data_config("cars196", cars, validation_classes=2)
+    train, validation = (datasets.load(settings, split, 16) for split in ("train", "validation"))
     _, rows = pairs.hold_out(train.labels, 2)
     assert set(validation.labels) == {3, 97}
     np.testing.assert_array_equal(validation.images, train.images[rows])
@@ -212,12 +131,11 @@ def test_augmentation_mirrors_half_and_depends_on_each_images_key_alone():
     np.testing.assert_allclose(alone[0], out[5], atol=1e-3)
 
 
-def test_two_processes_may_build_at_once(tmp_path):
-    write_cars(tmp_path / "cars")
+def test_two_processes_may_build_at_once(cars, tmp_path):
     code = (
-        "import ml_collections, symm_jax.data as d; c = ml_collections.ConfigDict(dict(name='cars196', "
-        f"dir={str(tmp_path / 'cars')!r}, cache_dir={str(tmp_path / 'cache')!r})); "
-        "print(d.load(c, 'train', 16).images.sum())"
+        "from configs import default; from symm_jax.data import datasets; c = default.get_config().data; "
+        f"c.dir = {str(cars)!r}; c.cache_dir = {str(tmp_path / 'cache')!r}; "
+        "print(datasets.load(c, 'train', 16).images.sum())"
     )
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     sums = [process.communicate(timeout=120)[0].split()[-1] for process in running]

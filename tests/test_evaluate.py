@@ -11,8 +11,8 @@ import time
 
 import jax
 import numpy as np
+import photographs
 import pytest
-from conftest import write_annotations, write_cars
 
 from symm_jax import checkpoint, errors, evaluate, files, images, logs, metrics, selection, train, workdirs
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
     quick.recall_ks = (1, 9)
     with pytest.raises(errors.InputError, match=r"config.recall_ks = \(1, 9\): a test image has 8 others"):
         evaluate.evaluate(quick, [workdir])
-    write_cars(tmp_path / "one", classes=(1, 2, 3, 100))
+    photographs.cars_original(tmp_path / "one", classes=(1, 2, 3, 100))
     quick.data.dir, quick.recall_ks = str(tmp_path / "one"), (1,)
     with pytest.raises(errors.InputError, match="3 images of 1 classes; evaluation needs two classes"):
         evaluate.evaluate(quick, [workdir])
@@ -148,8 +148,8 @@ def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
 def test_images_alone_in_their_class_are_reported(quick, tmp_path, capsys, cars):
     (cars / "cars_annos.mat").unlink()
     shutil.rmtree(cars / "car_ims")
-    rows = write_cars(cars)
-    write_annotations(cars, rows[:-2])
+    rows = photographs.cars_original(cars)
+    photographs.write_annotations(cars, rows[:-2])
     workdir = write_run(quick, tmp_path / "run", 1)
     quick.recall_ks = (1,)
     evaluate.evaluate(quick, [workdir])

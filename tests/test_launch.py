@@ -96,7 +96,14 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
         (["--config=configs/car_npair.py", "--mode=evaluate"], "did you mean 'eval'"),
         (["--config=configs/car_npair.py", "--config.num_steps=many"], "num_steps"),
         (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be a whole number above 0"),
-        (["--config=configs/car_npair.py", "--mode=prepare", "--config.data.dir=/absent"], "/absent does not exist"),
+        (
+            ["--config=configs/car_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
+            "--mode=prepare",
+        ),
+        (
+            ["--config=configs/cub_npair.py", "--mode=prepare", "--config.data.mirrors=('x',)"],
+            "config.data.mirrors: 'x'",
+        ),
         (["--config=configs/glyphs_npair.py", "--config.data.name=cars"], "did you mean 'cars196'"),
         (["--config=configs/car_npair.py", "--mode=eval", "--workdir=/tmp/absent-run"], "holds no checkpoints"),
         (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "run --mode=eval first"),

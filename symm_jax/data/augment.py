@@ -59,18 +59,37 @@ def _augment_one(key, image, shorter, *, image_size, enlarge, min_margin, max_ma
     side = image.shape[0]
     margin = jax.random.uniform(margin_key, (), minval=min_margin, maxval=max_margin) * shorter * side
     squashed = round(enlarge * image_size)
-    scale = squashed / (side - 2 * margin)
     window = jax.random.randint(window_key, (2,), 0, squashed - image_size + 1)
-    image = jax.image.scale_and_translate(
-        image.astype(jnp.float32),
-        (image_size, image_size, 3),
-        (0, 1),
-        scale,
-        -margin * scale - window,
-        method="linear",
-        antialias=True,
-        precision=jax.lax.Precision.HIGHEST,
+    step = (side - 2 * margin) / squashed  # pixels of the source for one of the result
+    pixels = jnp.arange(image_size) + 0.5
+    most = math.ceil(2 * max(1.0, side / squashed))
+    rows, columns = (
+        _taps(margin[axis] + (window[axis] + pixels) * step[axis] - 0.5, step[axis], side, most) for axis in (0, 1)
     )
     if mirror:
-        image = jnp.where(jax.random.bernoulli(mirror_key), image[:, ::-1], image)
-    return image
+        flip = jax.random.bernoulli(mirror_key)
+        columns = jax.tree.map(lambda x: jnp.where(flip, x[::-1], x), columns)
+    return _resample(_resample(image, *rows, axis=0), *columns, axis=1)
+
+
+def _taps(centres: jax.Array, step: jax.Array, side: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """Which pixels of a line make each pixel of the result, at most `most`, and their weights: (len(centres), most).
+
+    `centres`: where the centres of the result's pixels lie in the line.
+    A triangle about each centre: linear interpolation, but wider where the image shrinks so that nothing is left out.
+    """
+    reach = jnp.maximum(1.0, step)
+    places = jnp.ceil(centres - reach).astype(jnp.int32)[:, None] + jnp.arange(most)[None]
+    weights = jnp.maximum(0.0, 1 - jnp.abs(places - centres[:, None]) / reach)
+    weights = jnp.where((places >= 0) & (places < side), weights, 0.0)
+    return jnp.clip(places, 0, side - 1), weights / weights.sum(axis=1, keepdims=True)
+
+
+def _resample(image: jax.Array, places: jax.Array, weights: jax.Array, *, axis: int) -> jax.Array:
+    """Weighted sums of the lines `places` of (height, width, 3): a few gathered ones, not a product with mostly 0."""
+    total = 0.0
+    for place, weight in zip(places.T, weights.T, strict=True):
+        # In bounds by construction. Said so, it spares a check for every pixel.
+        lines = image.at[(slice(None),) * axis + (place,)].get(mode="promise_in_bounds")
+        total += jnp.expand_dims(weight, [a for a in range(3) if a != axis]) * lines.astype(jnp.float32)
+    return total

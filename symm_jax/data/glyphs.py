@@ -51,6 +51,8 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     """PNG images (side, side, 3) with label 0 .. num_classes - 1; the first half of the classes is "train"."""
 
     VERSION = tfds.core.Version("1.0.0")
+    PROTOCOL: ClassVar = {}  # this and the next two as PhotographBuilder has them
+    BOXES = ORIENT = False
     BUILDER_CONFIGS: ClassVar = [GlyphsConfig(name="default")]
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -5,6 +5,7 @@ parameters are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias"
 """
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from symm_jax import errors
+from symm_jax.data import download, sources
 from symm_jax.models.convnet import ConvNet
 from symm_jax.models.googlenet import GoogLeNet, load_googlenet_mat
 
@@ -75,6 +77,8 @@ def create(name: str, *, dim: int = 512, dtype: Any = jnp.float32, param_dtype: 
 def load_pretrained(name: str, path: str) -> dict:
     """Parameters of the backbone `name` from a file of pretrained weights.
 
+    Warns of a file that is called like the published one and is another.
+
     Raises:
       InputError: there is no reader for this backbone, or the file is not one of its weights.
     """
@@ -83,4 +87,9 @@ def load_pretrained(name: str, path: str) -> dict:
             f"config.model.pretrained: there are no pretrained weights for {name!r}, only for "
             f"{', '.join(PRETRAINED)}; pass --config.model.pretrained= to train from scratch"
         )
-    return PRETRAINED[name](path)
+    params = PRETRAINED[name](path)
+    file = Path(path).expanduser()
+    known = sources.published(file.name)
+    if known and (reason := download.verify(file, known)):
+        errors.warn(f"{file} is not the published file of that name: {reason}")
+    return params

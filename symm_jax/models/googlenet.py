@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.io
 
+from symm_jax import matfile
 from symm_jax.errors import InputError
 
 MEAN_RGB = (123.69, 116.78, 103.94)
@@ -146,15 +146,13 @@ def load_googlenet_mat(path: str | Path) -> dict:
       InputError: there is no such file, it is no such file, or entries are missing, misshapen or not finite.
     """
     path = Path(path).expanduser()
-    advice = "give tf_ckpt_from_caffe.mat, or pass --config.model.pretrained= to train from scratch"
+    advice = "--mode=prepare downloads it; or pass --config.model.pretrained= to train from scratch"
     if not path.is_file():
         raise InputError(f"config.model.pretrained: there is no file {path}; {advice}")
     try:
-        entries = scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises half a dozen unrelated types for what is not a .mat file
-        raise InputError(
-            f"config.model.pretrained: {path} cannot be read as a .mat file ({error}); {advice}"
-        ) from error
+        entries = matfile.read(path)
+    except InputError as error:
+        raise InputError(f"config.model.pretrained: {error}, or {advice}") from error
     shapes = jax.eval_shape(GoogLeNet().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     params, faults = {}, []
     for keys, like in jax.tree_util.tree_leaves_with_path(shapes):

@@ -15,10 +15,10 @@ import numpy as np
 from symm_jax import images, logs, losses, selection
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
-from symm_jax.report.figures import draw_comparison, draw_points
+from symm_jax.report.figures import draw_comparison, draw_pairs, draw_points
 from symm_jax.report.tables import table
 
-__all__ = ["draw_comparison", "draw_points", "table", "write"]
+__all__ = ["draw_comparison", "draw_pairs", "draw_points", "table", "write"]
 
 _POINT_CLASSES = 6  # in the figure of real and synthetic points: as many as colours that are told apart at a glance
 _FAILURES_DRAWN = 10
@@ -51,7 +51,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
 
     pairs = _pairs(test.labels)
     limits = gallery.limits_for(page.thumbnail_side(test.images))
-    shown = gallery.choose(embeddings, test.labels, limits=limits, also=pairs.ravel())
+    shown = gallery.choose(embeddings, test.labels, test.query, limits=limits, also=pairs.ravel())
     charts = curves.charts(logs.read(logs.metrics_path(workdir, "train")), evaluated)
     map_ = planes.lay_out(embeddings[shown.sample])
     synthesis = losses.synthesis_of(config.losses)

@@ -1,5 +1,6 @@
 """The report's figures as PNG files."""
 
+import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,29 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
         _plain(ax)
     if not charts:
         figure.text(0.5, 0.5, "nothing was logged", ha="center", color="grey")
+    figure.savefig(path, dpi=_DPI)
+
+
+def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Draws pairs of images side by side, a contact sheet.
+
+    Args:
+      path: the PNG to write.
+      images: (n, 2, side, side, 3) uint8: anchor, positive.
+      labels: (n,) integer classes.
+    """
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    height = 1.45 * rows
+    figure = matplotlib.figure.Figure(figsize=(2.5 * columns, height))
+    edges = {"left": 0.01, "right": 0.99, "top": 1 - 0.25 / height, "bottom": 0.05 / height}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**edges, "wspace": 0.06, "hspace": 0.22})
+    for ax, pair, label in itertools.zip_longest(grid.flat, images, labels):
+        ax.set_axis_off()
+        if pair is not None:
+            ax.imshow(np.concatenate([*pair], axis=1))
+            ax.axvline(pair.shape[2] - 0.5, color="white", lw=2)
+            ax.set_title(f"class {label}", fontsize=8, pad=3)
     figure.savefig(path, dpi=_DPI)
 
 

@@ -1,5 +1,6 @@
 """Which test images a page shows: all of few; of many, the hardest failures, their neighbourhood and a sample."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class Gallery(NamedTuple):
     starts: (s,) int, the queries to begin with: failures, hardest first; if there are none, queries answered well.
     sample: (t,) int, ascending, the images on the map: a random sample of the test set, all of a small one.
     failed: number of queries of the whole test set whose nearest neighbour is wrong.
-    queries: number of images that are not alone in their class.
+    queries: number of queries that have a right answer.
     """
 
     rows: np.ndarray
@@ -54,24 +55,40 @@ class Gallery(NamedTuple):
     sample: np.ndarray
     failed: int
     queries: int
+    against: int
 
 
 def choose(
-    embeddings: np.ndarray, labels: np.ndarray, *, limits: Limits = LIMITS, also: Sequence[int] = (), seed: int = 0
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    query: np.ndarray | None = None,
+    *,
+    limits: Limits = LIMITS,
+    also: Sequence[int] = (),
+    seed: int = 0,
 ) -> Gallery:
     """Chooses the images of a page.
 
     Args:
       embeddings: (n, dim) finite floating, n >= 2.
       labels: (n,) integer.
+      query: (n,) bool, which images are queries; the others are the gallery that is searched, also for neighbours
+        of each other. None: every image is a query in all others.
       limits: how many.
       also: rows to show in any case.
       seed: of the sample.
     """
     n = len(labels)
-    ahead = ranking.rank(embeddings, labels, nearest_only=True).nearest
-    starts = hardest(ahead, limits.failures)
+    among = np.ones(n, bool) if query is None else ~query
+    ahead = np.empty(n, np.int32)
+    ahead[among] = ranking.rank(embeddings[among], labels[among], nearest_only=True).nearest
+    if query is not None:
+        sides = embeddings[query], labels[query], embeddings[among], labels[among]
+        ahead[query] = ranking.rank(*sides, nearest_only=True).nearest
+    asked = np.arange(n) if query is None else np.flatnonzero(query)
+    starts = asked[hardest(ahead[asked], limits.failures)]
 
+    near = functools.partial(ranking.neighbours, embeddings, k=NEIGHBOURS, among=among)
     whole = n <= limits.all_of
     sample = np.random.default_rng(seed).permutation(n)[: limits.mapped if whole else limits.sample]
     if whole:
@@ -79,10 +96,10 @@ def choose(
     else:
         # Queries from the sample too: failures and what is near them would make any run look bad.
         first = np.array(list(dict.fromkeys([*starts.tolist(), *sample[: limits.fair].tolist()])))
-        near = walk(first, lambda level: ranking.neighbours(embeddings, level, NEIGHBOURS)[0], limits.walk)
-        rows = np.unique(np.concatenate([near, sample, np.asarray(also, int)]))
+        reached = walk(first, lambda level: near(level)[0], limits.walk)
+        rows = np.unique(np.concatenate([reached, sample, np.asarray(also, int)]))
 
-    neighbours, similarity = ranking.neighbours(embeddings, rows, NEIGHBOURS)
+    neighbours, similarity = near(rows)
     return Gallery(
         rows=rows,
         ahead=ahead[rows],
@@ -91,8 +108,9 @@ def choose(
         open=np.isin(neighbours, rows).all(axis=1),
         starts=starts,
         sample=np.sort(sample),
-        failed=int(np.sum(ahead > 0)),
-        queries=int(np.sum(ahead >= 0)),
+        failed=int(np.sum(ahead[asked] > 0)),
+        queries=int(np.sum(ahead[asked] >= 0)),
+        against=int(among.sum()) - int(query is None),
     )
 
 

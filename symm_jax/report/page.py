@@ -89,6 +89,7 @@ def describe(
             "failed": gallery.failed,
             "queries": gallery.queries,
             "size": len(labels),
+            "against": gallery.against,
         },
         "map": {
             "images": [place[row] for row in gallery.sample.tolist()],

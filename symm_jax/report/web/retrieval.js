@@ -4,6 +4,7 @@ let query = null;
 
 function drawStarts() {
   const failing = gallery.failed > 0;
+  const separate = gallery.against < gallery.size - 1;
   $("starts-title").textContent = failing ? "Hardest failures" : gallery.queries ? "No failures" : "Some images";
   $("starts-hint").textContent = failing
     ? "Ordered by the number below each: how many images of other classes come before the first of its own."
@@ -11,8 +12,8 @@ function drawStarts() {
       ? "Every query's nearest neighbour is of its own class. These are some of them."
       : "Each is alone in its class.";
   $("retrieval-summary").textContent = gallery.queries
-    ? `Each of the ${number(gallery.queries)} test images that have another of their class is a query against all ` +
-      `${number(gallery.size)}. For ${number(gallery.failed)} of them (${percent(gallery.failed / gallery.queries)}) ` +
+    ? `Each of the ${number(gallery.queries)} ${separate ? "queries" : "test images"} that have another of their class ` +
+      `is compared with ${number(gallery.against)} ${separate ? "images of the gallery" : "others"}. For ${number(gallery.failed)} of them (${percent(gallery.failed / gallery.queries)}) ` +
       "an image of another class is at least as near as any of their own."
     : "No class has two test images, so no query has a right answer.";
   $("starts").replaceChildren(

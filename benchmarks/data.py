@@ -1,0 +1,156 @@
+"""Speed of the data's way: decoding once, feeding pairs to the device, augmentation beside OpenCV's.
+
+    PYTHONPATH=. python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
+
+Decoding: "bare loop" decodes and squashes the photographs one after the other in one process, from memory, and keeps
+nothing; "prepared" is what --mode=prepare does after the records are made: reads them, decodes in a worker process a
+core, writes the arrays. "first" includes starting the workers. The same photographs are decoded twice, as they are
+and enlarged three times, for the published ones are larger than a part of them that someone made smaller.
+
+Feeding: batches of 64 pairs gathered from the memory map and copied to the device, without augmentation.
+
+Augmentation: 128 images to 227 px, float32. "OpenCV" crops, resizes, cuts the window and mirrors in a thread a core,
+by area (which leaves nothing out in shrinking, as ours) or linearly (which does).
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import functools
+import io
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import joblib
+import numpy as np
+import PIL.Image
+from losses import print_row
+
+from configs import car_npair
+from symm_jax import train
+from symm_jax.data import arrays, augment, datasets, decode, pairs
+from symm_jax.data.tree import Tree
+
+SIZE = 227
+BATCH = 128
+SIDE = augment.stored_side(SIZE, enlarge=1.125, max_margin=0.05)
+ROUNDS = 6
+
+
+def rates(count: int, run: Callable[[], object], rounds: int = ROUNDS, after: Callable = lambda: None) -> list[float]:
+    """Images per second of each round; `after` is called between them and not timed."""
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        found.append(count / (time.perf_counter() - start))
+        after()
+    return found
+
+
+def rate(*args) -> float:
+    """The median of `rates` without the first."""
+    return statistics.median(rates(*args)[1:])
+
+
+def photographs(folder: Path) -> list[bytes]:
+    tree = Tree(folder)
+    with tree.opened() as read:
+        return [read(path) for path in tree.places if path.endswith(".jpg")]
+
+
+def enlarged(encoded: bytes, factor: int) -> bytes:
+    image = PIL.Image.open(io.BytesIO(encoded))
+    file = io.BytesIO()
+    image.resize((factor * image.width, factor * image.height)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def decoding(encoded: list[bytes]) -> None:
+    print_row("photographs", "bare loop, images/s", "first", "prepared, images/s", "prepared / (cores x bare loop)")
+    print_row(*["---"] * 5)
+    few = encoded[:1500]
+    for name, images in {
+        f"{len(encoded):,} as they are": encoded,
+        f"{len(few):,} enlarged 3x": joblib.Parallel(os.cpu_count())(joblib.delayed(enlarged)(e, 3) for e in few),
+    }.items():
+        records = [{"image": e, "label": 0, "filename": "x"} for e in images]
+        cv2.setNumThreads(1)
+        loop = functools.partial(lambda some: [decode.squash(decode.decode(e, "x"), SIDE) for e in some], images[:1000])
+        joblib.externals.loky.get_reusable_executor().shutdown()
+        bare = rate(1000, loop, 4)
+        with tempfile.TemporaryDirectory() as cache:
+            folder = Path(cache) / "arrays"
+            load = functools.partial(arrays.load, records, folder, "all", arrays.Options(SIDE))
+            # Deleted between rounds, or the disk's speed is measured once the memory is full of arrays.
+            first, *later = rates(len(images), load, 4, functools.partial(shutil.rmtree, folder))
+            warm = statistics.median(later)
+        share = warm / (os.cpu_count() * bare)
+        print_row(name, f"{bare:,.0f}", f"{first:,.0f}", f"{warm:,.0f}", f"{share:.2f}")
+
+
+def feeding(train_set: arrays.Arrays) -> None:
+    table = pairs.class_table(train_set.labels, np.arange(len(train_set.labels)))
+    steps = 30
+
+    def feed():
+        for batch in train.batches(train_set, table, jax.random.key(0), 0, steps, BATCH // 2, 1):
+            jax.block_until_ready(jax.device_put(batch))
+
+    print_row("feeding", "images/s")
+    print_row(*["---"] * 2)
+    print_row(f"pairs of {SIDE} px from {train_set.images.nbytes / 1e9:.1f} GB", f"{rate(steps * BATCH, feed):,.0f}")
+
+
+def augmentation(train_set: arrays.Arrays) -> None:
+    images, shorter = np.array(train_set.images[:BATCH]), train_set.shorter[:BATCH]
+    ours = jax.jit(functools.partial(augment.augment, image_size=SIZE))
+    inputs = jax.device_put((jax.random.split(jax.random.key(0), BATCH), images, shorter))
+    out = np.empty((BATCH, SIZE, SIZE, 3), np.float32)
+    cv2.setNumThreads(1)
+
+    def one(interpolation, i):
+        rng = np.random.default_rng(i)
+        squashed = round(1.125 * SIZE)
+        y, x = np.rint(rng.uniform(0.01, 0.05) * shorter[i] * SIDE).astype(int)
+        image = cv2.resize(images[i, y : SIDE - y, x : SIDE - x], (squashed, squashed), interpolation=interpolation)
+        top, left = rng.integers(0, squashed - SIZE + 1, 2)
+        image = image[top : top + SIZE, left : left + SIZE]
+        out[i] = image[:, ::-1] if rng.integers(2) else image
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        peers = {
+            name: rate(BATCH, lambda kind=kind: list(pool.map(functools.partial(one, kind), range(BATCH))), 16)
+            for name, kind in {"by area": cv2.INTER_AREA, "linearly": cv2.INTER_LINEAR}.items()
+        }
+    mine = rate(BATCH, lambda: jax.block_until_ready(ours(*inputs)), 16)
+    print_row("augmentation", "images/s", "ours / theirs")
+    print_row(*["---"] * 3)
+    print_row("ours", f"{mine:,.0f}", "")
+    for name, peer in peers.items():
+        print_row(f"OpenCV, {name}", f"{peer:,.0f}", f"{mine / peer:.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Cars196, in any layout")
+    folder = parser.parse_args().folder
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, OpenCV {cv2.__version__}\n")
+    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):
+        config = car_npair.get_config().data
+        config.dir, config.cache_dir = str(folder), cache
+        train_set = datasets.load(config, "train", SIDE)
+        feeding(train_set)
+        print()
+        augmentation(train_set)
+        print()
+        decoding(photographs(folder))
+    sys.stdout.flush()

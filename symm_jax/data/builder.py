@@ -1,0 +1,167 @@
+"""What the builders of photographs share: examples in a tree of files become records of encoded images.
+
+A data set is a class that names its files and reads its annotations (`read`); see cars196.py for one.
+"""
+
+import abc
+import collections
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from symm_jax import errors
+from symm_jax.data import sources
+from symm_jax.data.tree import Tree
+from symm_jax.errors import InputError
+
+
+class Example(NamedTuple):
+    """One photograph.
+
+    name: its path as the data set's annotations have it, unique.
+    label: class, 0 .. num_classes - 1.
+    box: x1, y1, x2, y2 in pixels, or None.
+    query: in a test split with a gallery, whether it is a query (else it is in the gallery); None without.
+    """
+
+    name: str
+    label: int
+    box: tuple[int, int, int, int] | None = None
+    query: bool | None = None
+
+
+class Counts(NamedTuple):
+    """Of a split: images and classes, and how many of the images are queries, where there is a gallery."""
+
+    images: int
+    classes: int
+    queries: int = 0
+
+
+class Found(NamedTuple):
+    """A tree of files and the examples in it, {split: {path in the tree: example}}."""
+
+    tree: Tree
+    splits: dict[str, dict[str, Example]]
+
+
+class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
+    """Encoded images as they are, with label, filename and, where the data set has them, box and query.
+
+    Attributes:
+      NUM_CLASSES: of both splits together; None where it depends on the files.
+      PROTOCOL: the split of the literature, {split: Counts}; empty where there is none.
+      BOXES: whether there are boxes.
+      QUERIES: whether the test split is made of queries and a gallery.
+      ORIENT: whether images are turned as EXIF says.
+      MANUAL_DOWNLOAD_INSTRUCTIONS: the files that it is made of, in words, also for messages.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    NUM_CLASSES: ClassVar[int | None] = None
+    PROTOCOL: ClassVar[Mapping[str, Counts]] = {}
+    BOXES: ClassVar[bool] = False
+    QUERIES: ClassVar[bool] = False
+    ORIENT: ClassVar[bool] = False
+    CITATION: ClassVar[str] = ""
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar[str] = ""
+    found: Found | None = None
+
+    @abc.abstractmethod
+    def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
+        """The examples of each split, in any order, as the annotations have them; InputError where they are wrong."""
+
+    def scan(self, tree: Tree) -> Found:
+        """Reads and checks the annotations: labels, boxes, photographs, splits without a class in common.
+
+        Warns of photographs that are annotated but not there. Give `found` what this returns, before anything is
+        written; else it is called again while the records are made.
+
+        Raises:
+          InputError: annotations that are absent, damaged or contradict each other; no photographs in a split.
+        """
+        with tree.opened() as open_file:
+            splits = self.read(tree, open_file)
+        self._check(tree, [e for examples in splits.values() for e in examples])
+        seen: dict[int, str] = {}
+        for split, examples in splits.items():
+            for label in {e.label for e in examples}:
+                if seen.setdefault(label, split) != split:
+                    raise InputError(f"{tree.root}: class {label + 1} is in {seen[label]} and in {split}")
+        return Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
+
+    def _check(self, tree: Tree, examples: list[Example]) -> None:
+        for e in examples:
+            if not 0 <= e.label < (self.NUM_CLASSES or np.iinfo(np.int32).max):
+                raise InputError(f"{tree.root}: {e.name} has class {e.label + 1}, of {self.NUM_CLASSES} classes")
+            if e.box and not (0 <= e.box[0] < e.box[2] and 0 <= e.box[1] < e.box[3]):
+                raise InputError(f"{tree.root}: {e.name} has the box {e.box}, which cannot be")
+        names = collections.Counter(e.name for e in examples)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"{tree.root}: {twice[0]} is annotated more than once")
+
+    def _located(self, tree: Tree, split: str, examples: list[Example]) -> dict[str, Example]:
+        if not examples:
+            raise InputError(f"{tree.root}: the annotations name no photographs of {self.name}'s {split} split")
+        paths = tree.locate([e.name for e in examples])
+        missing = [e.name for e, path in zip(examples, paths, strict=True) if path is None]
+        if len(missing) == len(examples):
+            raise InputError(
+                f"config.data.dir: {tree.root} has none of the {len(missing):,} photographs of {self.name}'s {split} "
+                f"split, such as {missing[0]}; it should hold {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        if missing:
+            errors.warn(
+                f"{tree.root} has {len(examples) - len(missing):,} of {len(examples):,} annotated photographs of "
+                f"{self.name}'s {split} split; {missing[0]} is the first that is absent"
+            )
+        return {path: e for path, e in zip(paths, examples, strict=True) if path is not None}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        label = tfds.features.ClassLabel(num_classes=self.NUM_CLASSES) if self.NUM_CLASSES else np.int64
+        features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+        features |= {"filename": tfds.features.Text()}
+        # Pixels, not tfds's relative BBox: the crop must be exact.
+        features |= {"box": tfds.features.Tensor(shape=(4,), dtype=np.int32)} if self.BOXES else {}
+        features |= {"query": np.bool_} if self.QUERIES else {}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            citation=self.CITATION,
+            features=tfds.features.FeaturesDict(features),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        tree, splits = self.found or self.scan(Tree(Path(dl_manager.manual_dir)))
+        return {split: self._generate_examples(tree, found) for split, found in splits.items()}
+
+    def _generate_examples(self, tree: Tree, found: Mapping[str, Example]) -> Iterator[tuple[str, dict]]:
+        paths = list(found)
+        with tree.opened() as open_file:
+            for i in tree.in_reading_order(paths):
+                e = found[paths[i]]
+                features = {"image": open_file(paths[i]), "label": e.label, "filename": e.name}
+                features |= {"box": e.box} if self.BOXES else {}
+                features |= {"query": e.query} if self.QUERIES else {}
+                yield e.name, features
+
+
+def require(tree: Tree, name: str, builder: PhotographBuilder) -> str:
+    """The path of the annotation file `name`; InputError when the tree has none."""
+    path = tree.find(name)
+    if path is None:
+        raise absent(tree, builder)
+    return path
+
+
+def absent(tree: Tree, builder: PhotographBuilder) -> InputError:
+    """The error for a folder that does not hold the data set."""
+    state = "holds no" if tree.root.exists() else "does not exist; it should hold"
+    fetch = ", run --mode=prepare to download them" if sources.remotes(builder.name) and not tree.places else ""
+    return InputError(
+        f"config.data.dir: {tree.root} {state} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or "
+        f"not{fetch}, or pass the folder that has them as --config.data.dir=FOLDER"
+    )

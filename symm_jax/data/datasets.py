@@ -1,0 +1,161 @@
+"""The data sets by name: fetched, built and decoded when first asked for, below `config.data.cache_dir`."""
+
+import contextlib
+import hashlib
+import io
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from symm_jax import errors, files
+from symm_jax.data import arrays, download, glyphs, pairs, sources
+from symm_jax.data.builder import Counts
+from symm_jax.data.cars196 import Cars196
+from symm_jax.data.cub200_2011 import Cub2002011
+from symm_jax.data.folder import Folder
+from symm_jax.data.inshop import Inshop
+from symm_jax.data.sop import Sop
+from symm_jax.data.tree import Tree, digest, files_below
+
+BUILDERS = {
+    "cars196": Cars196,
+    "cub200_2011": Cub2002011,
+    "sop": Sop,
+    "inshop": Inshop,
+    "folder": Folder,
+    "glyphs": glyphs.Glyphs,
+}
+_DIGEST_LENGTH = 16
+tfds.disable_progress_bar()
+
+
+def load(data: Any, split: str, side: int) -> arrays.Arrays:
+    """Opens a split of the data set that a config names, building and decoding it first if need be.
+
+    Warns when the split has not the images and classes that it has in the literature.
+
+    Args:
+      data: `config.data`: name, dir, cache_dir, crop, split_seed, validation_classes.
+      split: "train", "test", or "validation": the images of the last `validation_classes` classes of "train".
+      side: pixels of the stored square images.
+
+    Raises:
+      InputError: the data set is unknown, its source missing or damaged.
+    """
+    opened = _open(data)
+    if not opened.builder.data_path.exists():
+        opened = _build(data, opened)
+    of_train = split == "validation"
+    source = opened.builder.as_data_source(
+        "train" if of_train else split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    if not len(source):
+        raise errors.InputError(f"config.data.dir: {opened.source} has no images of the {split} classes of {data.name}")
+    kind = BUILDERS[data.name]
+    options = arrays.Options(side, crop=data.crop and kind.BOXES, orient=kind.ORIENT)
+    if of_train:
+        labels = np.array([source[i]["label"] for i in range(len(source))])
+        source = _Subset(source, pairs.hold_out(labels, data.validation_classes)[1])
+        split = f"validation{data.validation_classes}"
+    decoded = arrays.load(source, opened.root / "arrays", split, options)
+    _compare(data.name, split, counts(decoded), kind.PROTOCOL.get(split))
+    return decoded
+
+
+def counts(decoded: arrays.Arrays) -> Counts:
+    """Images, classes and queries of a decoded split."""
+    queries = 0 if decoded.query is None else int(decoded.query.sum())
+    return Counts(len(decoded.labels), len(np.unique(decoded.labels)), queries)
+
+
+def fetch(data: Any) -> None:
+    """Downloads the data set that a config names into `data.dir`, if that is empty or does not exist.
+
+    Raises:
+      InputError: it cannot be fetched.
+    """
+    folder = _folder(data.dir)
+    if data.name == "glyphs" or files_below(folder):
+        return
+    for remote in sources.remotes(data.name, data.mirrors):
+        download.fetch(remote, folder)
+
+
+class _Opened(NamedTuple):
+    builder: tfds.core.DatasetBuilder
+    root: Path  # of what is made of it
+    source: Path | None  # what it is made of; None: it is drawn
+
+
+def _open(data: Any) -> _Opened:
+    kind = errors.choose("data set in config.data.name", data.name, BUILDERS)
+    cache, source, options = _folder(data.cache_dir), None, {}
+    if kind is glyphs.Glyphs:
+        of_source = glyphs.source_digest()
+    else:
+        source = _folder(data.dir)
+        options = {"split_seed": data.split_seed} if kind is Folder else {}
+        of_source = hashlib.sha256(f"{digest(source, skip=cache)} {options}".encode()).hexdigest()
+    root = cache / f"{data.name}-{of_source[:_DIGEST_LENGTH]}"
+    return _Opened(kind(data_dir=root, **options), root, source)
+
+
+def _build(data: Any, opened: _Opened) -> _Opened:
+    """Makes the records, unless another process does so meanwhile."""
+    found = None
+    if opened.source is not None:  # before anything is written
+        found = opened.builder.scan(Tree(opened.source, skip=_folder(data.cache_dir)))
+        _verify(opened.source)
+    with files.lock(opened.root / ".lock"):
+        # Opened anew: a builder knows only of records that were there when it was made.
+        opened = _open(data)
+        if not opened.builder.data_path.exists():
+            print(f"building  {opened.root}")
+            if found:
+                files.require_space(
+                    opened.root, sum(map(found.tree.size, itertools.chain(*found.splits.values()))), "records"
+                )
+            opened.builder.found = found
+            config = tfds.download.DownloadConfig(manual_dir=opened.source)
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads, and there are none
+                opened.builder.download_and_prepare(download_config=config, file_format="array_record")
+    return opened
+
+
+def _verify(source: Path) -> None:
+    """Warns of files that are called like published ones and are others."""
+    for path in files_below(source):
+        known = sources.published(path.name)
+        if known and (reason := download.verify(path, known)):
+            errors.warn(f"{path} is not the published file of that name: {reason}")
+
+
+def _compare(name: str, split: str, found: Counts, protocol: Counts | None) -> None:
+    if protocol is None or found == protocol:
+        return
+    sides = [
+        f"{c.images:,} images of {c.classes:,} classes" + (f", {c.queries:,} of them queries" if c.queries else "")
+        for c in (found, protocol)
+    ]
+    errors.warn(
+        f"{name} has {sides[0]} in its {split} split, the protocol {sides[1]}: figures are not those of the whole set"
+    )
+
+
+def _folder(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+class _Subset(Sequence):
+    def __init__(self, source: Sequence, rows: np.ndarray):
+        self._source, self._rows = source, rows
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return self._source[int(self._rows[index])]

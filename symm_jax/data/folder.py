@@ -1,0 +1,101 @@
+"""Your own photographs as a tfds builder: a folder of pictures for each class."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from symm_jax import errors
+from symm_jax.data.builder import Example, PhotographBuilder, absent
+from symm_jax.data.tree import Tree
+from symm_jax.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_HALVES = {"train", "test"}
+_OTHER_HALVES = {"val", "valid", "validation", "query", "gallery"}  # of layouts that are not read
+
+
+class Folder(PhotographBuilder):
+    """Pictures below a folder of their class, turned as EXIF says.
+
+    `ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` are the splits as they are. Of `ROOT/CLASS/*` half the classes, drawn
+    with `split_seed`, become "test". Labels number the classes' names in order.
+    """
+
+    name = "folder"
+    ORIENT = True
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "pictures (jpg, png, webp) in a folder for each class: ROOT/CLASS/*, or ROOT/train/CLASS/* and "
+        "ROOT/test/CLASS/*"
+    )
+
+    def __init__(self, *, split_seed: int = 0, **options):
+        self._split_seed = split_seed
+        super().__init__(**options)
+
+    def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
+        """See `PhotographBuilder.read`."""
+        pictures = [path for path in tree.places if path.lower().endswith(SUFFIXES)]
+        if not pictures:
+            raise absent(tree, self)
+        base = os.path.commonpath([PurePosixPath(path).parent for path in pictures])
+        parts = {path: PurePosixPath(path).relative_to(base).parts for path in pictures}
+        loose = sorted(tree.places.keys() - set(pictures)) + [path for path in pictures if len(parts[path]) < 2]
+        if loose:
+            errors.warn(f"{tree.root}: {len(loose)} files are no pictures of a class, such as {loose[0]}; left out")
+        tops = {p[0] for p in parts.values() if len(p) > 1}
+        if tops & _HALVES and tops <= _HALVES | _OTHER_HALVES:
+            classes = _split_by_folder(tree, parts)
+        else:
+            classes = _split_by_seed(tree, parts, self._split_seed)
+        labels = {name: label for label, name in enumerate(sorted(classes["train"] | classes["test"]))}
+        return {
+            split: [Example(path, labels[name]) for name, paths in of_class.items() for path in paths]
+            for split, of_class in classes.items()
+        }
+
+
+def _split_by_folder(tree: Tree, parts: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, list[str]]]:
+    """{split: {class: paths}} of ROOT/{train,test}/CLASS/*."""
+    splits = {
+        half: _group({path: p[1:] for path, p in parts.items() if p[0] == half and len(p) > 2}) for half in _HALVES
+    }
+    tops = {p[0] for p in parts.values()}
+    if tops != _HALVES or not all(splits.values()):
+        raise InputError(
+            f"config.data.dir: {tree.root} has the folders {', '.join(sorted(tops))}; expected train/CLASS/* and "
+            "test/CLASS/*, with pictures in both, and nothing beside them"
+        )
+    if common := sorted(splits["train"].keys() & splits["test"].keys()):
+        raise InputError(
+            f"config.data.dir: {tree.root} has {len(common)} classes in train and in test, such as {common[0]!r}. "
+            "Retrieval is measured on classes that training never saw: give each class to one side, or put all of "
+            "them into ROOT/CLASS/* to have them split"
+        )
+    return splits
+
+
+def _split_by_seed(tree: Tree, parts: Mapping[str, tuple[str, ...]], seed: int) -> dict[str, dict[str, list[str]]]:
+    """{split: {class: paths}} of ROOT/CLASS/*."""
+    classes = _group({path: p for path, p in parts.items() if len(p) > 1})
+    if len(classes) < 4:
+        raise InputError(
+            f"config.data.dir: {tree.root} has pictures of {len(classes)} classes; four are the least, two to train on "
+            f"and two to be tested on. It should hold {Folder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+    names = sorted(classes)
+    order = np.random.default_rng(seed).permutation(len(names))
+    train = {names[i] for i in order[: (len(names) + 1) // 2]}
+    return {
+        "train": {name: paths for name, paths in classes.items() if name in train},
+        "test": {name: paths for name, paths in classes.items() if name not in train},
+    }
+
+
+def _group(parts: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """{class: paths}: the class is the first part."""
+    classes: dict[str, list[str]] = {}
+    for path, (name, *_) in parts.items():
+        classes.setdefault(name, []).append(path)
+    return classes
