@@ -106,7 +106,7 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
             bar.update(len(ratios))
     np.save(folder / "labels.npy", labels)
     np.save(folder / "shorter.npy", shorter)
-    if query is not None:
+    if query is not None and query.any():
         np.save(folder / "query.npy", query)
 
 

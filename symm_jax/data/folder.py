@@ -43,7 +43,9 @@ class Folder(PhotographBuilder):
         parts = {path: PurePosixPath(path).relative_to(base).parts for path in pictures}
         loose = sorted(tree.places.keys() - set(pictures)) + [path for path in pictures if len(parts[path]) < 2]
         if loose:
-            errors.warn(f"{tree.root}: {len(loose)} files are no pictures of a class, such as {loose[0]}; left out")
+            errors.warn(
+                f"{tree.root}: {len(loose)} of the files are no pictures of a class, such as {loose[0]}; left out"
+            )
         tops = {p[0] for p in parts.values() if len(p) > 1}
         if tops & _HALVES and tops <= _HALVES | _OTHER_HALVES:
             classes = _split_by_folder(tree, parts)
