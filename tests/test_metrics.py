@@ -134,6 +134,17 @@ def test_neighbours_equal_a_slow_sort():
     assert ranking.neighbours(points, np.arange(30), 99)[0].shape == (30, 29)
 
 
+def test_neighbours_come_from_those_that_may_be():
+    points = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    among = np.arange(30) % 3 > 0
+    images, _ = ranking.neighbours(points, np.array([6, 7]), 99, among=among)
+    assert images.shape == (2, 19)  # 7 is one of the 20, and not its own neighbour
+    for row, found in zip((6, 7), images, strict=True):
+        expected = [j for j in np.argsort(-unit @ unit[row]) if j != row and among[j]][:19]
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("embeddings", "labels", "options", "message"),
     [

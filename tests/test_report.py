@@ -10,7 +10,7 @@ import pytest
 from playwright import sync_api
 
 from configs import glyphs_symm_npair
-from symm_jax import errors, images, logs, report, synthesis
+from symm_jax import errors, images, logs, metrics, report, synthesis
 from symm_jax.data.arrays import Arrays
 from symm_jax.report import curves, gallery, page, planes
 
@@ -75,7 +75,20 @@ def test_counts_of_negatives_ahead():
     labels = np.array([0, 0, 1, 1, 2])
     shown = gallery.choose(x, labels)
     assert shown.ahead.tolist() == [0, 0, 3, 1, -1]
-    assert (shown.failed, shown.queries) == (2, 4)
+    assert (shown.failed, shown.queries, shown.against) == (2, 4, 4)
+
+
+@pytest.mark.parametrize("classes", [5, 60])
+def test_queries_start_and_the_gallery_answers(classes):
+    embeddings, labels = clusters(classes, 10, noise=1.0)
+    query = np.arange(len(labels)) % 10 < 4
+    shown = gallery.choose(embeddings, labels, query, limits=LIMITS)
+    assert query[shown.starts].all() and not query[shown.neighbours].any()
+    assert shown.queries == query.sum() and shown.against == np.sum(~query)
+    recall = metrics.recall_at_k(
+        embeddings[query], labels[query], (1,), gallery=embeddings[~query], gallery_labels=labels[~query]
+    )
+    assert 1 - shown.failed / shown.queries == pytest.approx(recall[1])
 
 
 @pytest.mark.parametrize(
