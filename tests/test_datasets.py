@@ -1,6 +1,8 @@
 """Builders: every layout gives the same data set, counts are compared with the protocol, faults are named."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import photographs
@@ -303,3 +305,21 @@ def test_many_images_are_decoded_by_workers_as_by_one(cars, data_config, monkeyp
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
         datasets.load(config, "train", 16)
+
+
+def test_what_a_killed_process_left_is_removed(cars, data_config, tmp_path):
+    config = data_config("cars196", cars)
+    code = (
+        "import os, sys; from configs import default; from symm_jax.data import builder, datasets; "
+        "c = default.get_config().data; c.dir, c.cache_dir = sys.argv[1:]; "
+        "builder.Tree.in_reading_order = lambda *_: os._exit(9); datasets.load(c, 'train', 16)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, config.dir, config.cache_dir], timeout=60, check=False)
+    assert killed.returncode == 9 and list((tmp_path / "cache").rglob("incomplete.*"))
+    assert len(datasets.load(config, "train", 16).labels) == 15
+    assert not list((tmp_path / "cache").rglob("incomplete.*"))
+
+
+def test_an_empty_name_of_a_folder_is_not_where_one_stands(data_config):
+    with pytest.raises(errors.InputError, match="config.data.dir is empty"):
+        datasets.load(data_config("folder", ""), "train", 16)

@@ -54,6 +54,20 @@ def test_an_empty_folder_is_filled_from_the_mirrors(server, tiny, tmp_path, caps
     prepare.prepare(tiny, tmp_path / "run")  # nothing is fetched twice
 
 
+def test_of_several_files_the_missing_ones_are_fetched(server, tmp_path, data_config, capsys):
+    (tmp_path / "served/a.tar").write_bytes(b"a")
+    config = data_config("cars196", tmp_path / "cars", mirrors=(f"{server}/a.tar", f"{server}/b.tar"))
+    with pytest.raises(errors.InputError, match="b.tar could not be downloaded"):
+        datasets.fetch(config)
+    (tmp_path / "served/a.tar").unlink()
+    (tmp_path / "served/b.tar").write_bytes(b"b")
+    datasets.fetch(config)
+    assert sorted(p.name for p in (tmp_path / "cars").glob("[!.]*")) == ["a.tar", "b.tar"]
+    (tmp_path / "cars/a.tar").rename(tmp_path / "cars/mine.tar")
+    datasets.fetch(config)  # the user's own files are there: nothing is added to them
+    assert not (tmp_path / "cars/a.tar").exists()
+
+
 def test_weights_are_fetched_and_told_from_others(server, tmp_path, monkeypatch, capsys):
     content = googlenet_weights.write(tmp_path / "served/w.mat").read_bytes()
     name = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,16 +74,15 @@ def counts(decoded: arrays.Arrays) -> Counts:
 
 
 def fetch(data: Any) -> None:
-    """Downloads the data set that a config names into `data.dir`, if that is empty or does not exist.
+    """Downloads the data set that a config names into `data.dir`, unless files are there that no download left.
 
     Raises:
       InputError: it cannot be fetched.
     """
-    folder = _folder(data.dir)
-    if data.name == "glyphs" or files_below(folder):
-        return
-    for remote in sources.remotes(data.name, data.mirrors):
-        download.fetch(remote, folder)
+    remotes = sources.remotes(data.name, data.mirrors)
+    if remotes and {path.name for path in files_below(_folder(data.dir))} <= {remote.name for remote in remotes}:
+        for remote in remotes:
+            download.fetch(remote, _folder(data.dir))
 
 
 class _Opened(NamedTuple):
@@ -97,6 +97,8 @@ def _open(data: Any) -> _Opened:
     if kind is glyphs.Glyphs:
         of_source = glyphs.source_digest()
     else:
+        if not data.dir:
+            raise errors.InputError(f"config.data.dir is empty; name the folder of {data.name}")
         source = _folder(data.dir)
         options = {"split_seed": data.split_seed} if kind is Folder else {}
         of_source = hashlib.sha256(f"{digest(source, skip=cache)} {options}".encode()).hexdigest()
@@ -115,10 +117,11 @@ def _build(data: Any, opened: _Opened) -> _Opened:
         opened = _open(data)
         if not opened.builder.data_path.exists():
             print(f"building  {opened.root}")
+            for leftover in opened.root.rglob("incomplete.*"):  # of a process that was killed
+                shutil.rmtree(leftover)
             if found:
-                files.require_space(
-                    opened.root, sum(map(found.tree.size, itertools.chain(*found.splits.values()))), "records"
-                )
+                sizes = map(found.tree.size, itertools.chain(*found.splits.values()))
+                files.require_space(opened.root, sum(sizes), "records")
             opened.builder.found = found
             config = tfds.download.DownloadConfig(manual_dir=opened.source)
             with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads, and there are none
