@@ -57,7 +57,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     folder = "runs/compare" if _MODE.value == "compare" else "runs"
-    workdirs = [Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]]
+    workdirs = list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
     try:
         faults = modes.run(_MODE.value, _CONFIG.value, workdirs, _WATCH.value, _WATCH_MINUTES.value)
     except (InputError, FloatingPointError) as error:

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from symm_jax import checkpoint, files, images, logs, metrics, report, selection, train, workdirs
+from symm_jax import checkpoint, errors, files, images, logs, metrics, report, selection, train, workdirs
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
@@ -61,6 +61,9 @@ def evaluate(
                 break
             time.sleep(_POLL_SECONDS)
     for workdir in folders:
+        if not checkpoint.steps(workdir):
+            faults[workdir, 0] = f"{workdir}: no checkpoints came within {watch_minutes:g} minutes"
+            continue
         print(f"\n{workdir}\n\n{report.table(selection.results(workdir), columns(config))}")
     return list(faults.values())
 
@@ -191,7 +194,13 @@ def _evaluate_new(
 
 def _keep_best(config, workdir: Path, scorer, faults, embeddings: dict[int, np.ndarray]) -> None:
     """Brings best/ up to date with the results, as far as their checkpoints still exist."""
-    kept = selection.read_best(workdir)
+    try:
+        kept = selection.read_best(workdir)
+    except InputError as error:
+        errors.warn(f"{error}; chosen anew")
+        kept = None
+    if kept and not (workdir / "best" / "embeddings.npy").exists():
+        kept = None
     there = {*checkpoint.steps(workdir), *([kept["step"]] if kept else [])}
     rows = [row for row in selection.results(workdir) if row["step"] in there and (workdir, row["step"]) not in faults]
     decided = selection.deciding(rows, main_metric(config))

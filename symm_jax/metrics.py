@@ -206,6 +206,8 @@ def _check(
 
 
 def _check_ks(ks: Sequence[int], others: int) -> None:
+    if not isinstance(ks, Sequence):
+        raise ValueError(f"ks must be a sequence of whole numbers such as (1, 2, 4, 8), got {ks!r}")
     for k in ks:
         if k != int(k) or not 1 <= k <= others:
             raise ValueError(

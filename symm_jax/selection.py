@@ -84,8 +84,8 @@ def keep_best(workdir: Path, how: str, row: dict, metric: str, embeddings: np.nd
     best/ is laid out like a workdir, so that it can be evaluated as one, and is replaced as a whole.
     """
     best, step = workdir / "best", row["step"]
-    value = row[f"{VALIDATION}/{metric}" if how == VALIDATION else metric]
-    choice = {"step": step, "chosen_by": how, "metric": metric, "value": value, "meaning": MEANINGS[how]}
+    column = f"{VALIDATION}/{metric}" if how == VALIDATION else metric
+    choice = {"step": step, "chosen_by": how, "metric": column, "value": row[column], "meaning": MEANINGS[how]}
     with files.new_directory(best, replace=True) as aside:
         source = checkpoint.directory(workdir) / str(step)
         shutil.copytree(source, checkpoint.directory(aside) / str(step), ignore=shutil.ignore_patterns("opt_state"))

@@ -168,6 +168,27 @@ def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
     assert "another process evaluates" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damage", ["no embeddings", "no choice", "half a choice"])
+def test_a_damaged_best_is_made_anew(quick, tmp_path, damage, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1)
+    evaluate.evaluate(quick, [workdir])
+    before = selection.read_best(workdir)
+    embeddings = np.load(workdir / "best/embeddings.npy")
+    if damage == "no embeddings":
+        (workdir / "best/embeddings.npy").unlink()
+    else:
+        (workdir / "best/choice.json").write_text("" if damage == "no choice" else '{"step": 1}')
+    evaluate.evaluate(quick, [workdir])
+    assert selection.read_best(workdir) == before
+    np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
+    assert ("chosen anew" in capsys.readouterr().err) == (damage != "no embeddings")
+
+
+def test_watching_in_vain_is_a_fault(quick, tmp_path):
+    (fault,) = evaluate.evaluate(quick, [tmp_path / "run"], watch=True, watch_minutes=0.001)
+    assert "no checkpoints came within 0.001 minutes" in fault
+
+
 def test_watching_ends_with_training_or_with_its_time(quick, tmp_path):
     workdir = write_run(quick, tmp_path / "run", 1)
     start = time.monotonic()

@@ -148,6 +148,7 @@ def test_neighbours_come_from_those_that_may_be():
 @pytest.mark.parametrize(
     ("embeddings", "labels", "options", "message"),
     [
+        (np.ones((3, 2)), np.array([0, 0, 1]), {"ks": 1}, r"ks must be a sequence .* got 1"),
         (np.ones((3, 2)), np.zeros(4, int), {}, r"embeddings must be .* \(3, 2\) and \(4,\)"),
         (np.array([[1, 2], [np.nan, 1], [np.inf, 0]]), np.arange(3), {}, "2 of 3 embeddings hold NaN .* number 1"),
         (np.ones((3, 2)), np.arange(3), {}, "no query"),
