@@ -1,5 +1,6 @@
 """Data sets from source to arrays, their faults, pair sampling and augmentation."""
 
+import functools
 import subprocess
 import sys
 
@@ -112,7 +113,7 @@ def test_augmentation_crops_where_it_should():
     ramp = np.tile(np.arange(100, dtype=np.uint8)[None, None, :, None], (2, 100, 1, 3))
     options = {"image_size": 50, "enlarge": 1.0, "min_margin": 0.05, "max_margin": 0.05, "mirror": False}
     shorter = np.float32([[1, 1], [1, 0.5]])  # the second was twice as wide: half the share of its width
-    out = augment.augment(jax.random.split(jax.random.key(0), 2), ramp, shorter, **options)
+    out = jax.jit(functools.partial(augment.augment, **options))(jax.random.split(jax.random.key(0), 2), ramp, shorter)
     for image, margin in zip(out, (5.0, 2.5), strict=True):
         assert image.shape == (50, 50, 3)
         np.testing.assert_allclose(
@@ -123,11 +124,12 @@ def test_augmentation_crops_where_it_should():
 def test_augmentation_mirrors_half_and_depends_on_each_images_key_alone():
     keys = jax.random.split(jax.random.key(1), 64)
     images = jnp.tile(jnp.arange(40, dtype=jnp.uint8)[None, None, :, None], (64, 40, 1, 3))
-    out = augment.augment(keys, images, jnp.ones((64, 2)), image_size=32)
+    run = jax.jit(functools.partial(augment.augment, image_size=32))
+    out = run(keys, images, jnp.ones((64, 2)))
     mirrored = np.asarray(out[:, 16, 0, 0] > out[:, 16, -1, 0])
     assert 16 <= mirrored.sum() <= 48
     assert len(np.unique(out[:, 16, 16, 0].round(2))) > 32
-    alone = augment.augment(keys[5:6], images[5:6], jnp.ones((1, 2)), image_size=32)
+    alone = run(keys[5:6], images[5:6], jnp.ones((1, 2)))
     np.testing.assert_allclose(alone[0], out[5], atol=1e-3)
 
 

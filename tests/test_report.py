@@ -178,7 +178,11 @@ def test_report_is_one_file_and_its_figures(written):
         with PIL.Image.open(workdir / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(2**24)) > 50
     text = (workdir / "report.html").read_text()
-    assert "on the test classes themselves" in text and "optimistic; the last checkpoint" in text and "npair loss with symmetric" in text
+    assert (
+        "on the test classes themselves" in text
+        and "optimistic; the last checkpoint" in text
+        and "npair loss with symmetric" in text
+    )
 
 
 def test_report_of_little(run, capsys):
