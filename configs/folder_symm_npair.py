@@ -4,7 +4,8 @@
     python launch.py --config=configs/folder_symm_npair.py --config.data.dir=FOLDER
 
 FOLDER holds CLASS/*.jpg (png, webp), half the classes being drawn for testing with config.data.split_seed, or
-train/CLASS/* and test/CLASS/*. The first command downloads the GoogLeNet weights and draws what training will see.
+train/CLASS/* and test/CLASS/*. A batch of 64 images takes 32 training classes; with fewer, lower config.batch_size.
+The first command downloads the GoogLeNet weights and draws what training will see.
 
 Embeddings are normalised and similarities scaled, so that training is stable with any photographs, also from random
 weights (--config.model.pretrained= --config.optimizer.learning_rate=1e-3). Not tuned.

@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/inshop_npair.py
 
-Needs the benchmark in data/inshop: its authors give it to those who sign their agreement (see the README), so nothing
+Needs the benchmark in data/inshop: its authors give it to those who sign their agreement (see docs/data.md), so nothing
 is downloaded. Needs the GoogLeNet weights, which --mode=prepare downloads. Not yet run to its end here, and the
 schedule is not tuned: it is that of Cars196, twice as long for three times as many images.
 """

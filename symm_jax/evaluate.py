@@ -133,13 +133,13 @@ def retrieval(embeddings: np.ndarray, arrays: Arrays, ks: Sequence[int]) -> dict
     )
 
 
-def describe(arrays: Arrays) -> str:
-    """How many images, classes and queries a split has, in words."""
+def describe(arrays: Arrays, alone: str = "are no queries") -> str:
+    """How many images, classes and queries a split has, in words; `alone` ends what is said of classes of one image."""
     classes, counts = np.unique(arrays.labels, return_counts=True)
     words = f"{len(arrays.labels):,} images of {len(classes):,} classes"
     if arrays.query is not None:
         return f"{words}: {arrays.query.sum():,} queries, {np.sum(~arrays.query):,} in the gallery"
-    return words + (f"; {np.sum(counts == 1):,} alone in their class are no queries" if counts.min() == 1 else "")
+    return words + (f"; {np.sum(counts == 1):,} alone in their class {alone}" if counts.min() == 1 else "")
 
 
 def embedder(model: Any) -> Any:
@@ -180,6 +180,7 @@ def _evaluate_new(
     best: dict[int, np.ndarray] = {}
     if todo:
         tools = scorer()
+        workdirs.check_data(workdir, {"test": images.fingerprint(tools.test)})
         with logs.MetricLog(workdir, "eval") as log:
             for step in todo:
                 with _noting(faults, workdir, step):

@@ -59,6 +59,6 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"config.data.cache_dir: {folder} needs {needed / 1e9:.1f} GB for {what} and has {free / 1e9:.1f} GB free; "
-            "make room or pass another folder"
+            f"config.data.cache_dir: {folder} needs {needed / 1e6:,.0f} MB for {what} and has {free / 1e6:,.0f} MB "
+            "free; make room or pass another folder"
         )

@@ -1,5 +1,7 @@
 """The decoded images that a config trains on, is tested on, and chooses a checkpoint on."""
 
+import hashlib
+
 import ml_collections
 import numpy as np
 
@@ -42,6 +44,12 @@ def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays |
             "lower the largest k"
         )
     return test, validation
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """What tells a split from another: its counts, and a digest of the images' classes and shapes."""
+    digest = hashlib.sha256(arrays.labels.tobytes() + arrays.shorter.tobytes()).hexdigest()
+    return f"{len(arrays.labels):,} images of {len(np.unique(arrays.labels)):,} classes ({digest[:12]})"
 
 
 def _require_answers(name: str, split: Arrays) -> None:

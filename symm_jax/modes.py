@@ -7,6 +7,7 @@ import ml_collections
 
 from symm_jax import compare, evaluate, prepare, report, selection, train
 from symm_jax import config as configs
+from symm_jax.errors import InputError
 
 
 def run(
@@ -21,6 +22,9 @@ def run(
     if mode == "compare":
         return compare.compare(config, folders[0])
     configs.validate(config, jax.local_device_count())
+    for folder in folders:
+        if config.data.dir and folder.is_relative_to(Path(config.data.dir).expanduser().resolve()):
+            raise InputError(f"--workdir: {folder} lies in config.data.dir, where its pictures would be taken for data")
     faults = []
     if mode == "prepare":
         prepare.prepare(config, folders[0])

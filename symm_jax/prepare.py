@@ -6,9 +6,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from symm_jax import evaluate, images, report, train
+from symm_jax import evaluate, images, report, train, workdirs
 from symm_jax.data import datasets, download, pairs, sources
 from symm_jax.data.arrays import Arrays
+from symm_jax.errors import InputError
 
 _PAIRS_DRAWN = 24
 
@@ -19,26 +20,35 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     The sheet of pairs, WORKDIR/figures/pairs.png, shows the first batch of training as the network will see it.
 
     Raises:
-      InputError: something cannot be fetched, or is damaged.
+      InputError: something cannot be fetched, is damaged, or is of no use to training with this config.
     """
+    train.create_recipe(config)  # what is wrong with the config is said before anything is fetched
+    workdirs.create(workdir)
     datasets.fetch(config.data)
     arrays = images.load_train(config)
-    splits = {"train": arrays, "held out": images.load_validation(config), "test": images.load_test(config)}
+    splits = {"held out": images.load_validation(config), "test": images.load_test(config)}
+    print(f"train     {evaluate.describe(arrays, 'make no pair')}")
     for split, decoded in splits.items():
         if decoded is not None:
             print(f"{split:9} {evaluate.describe(decoded)}")
     path = workdir / "figures" / "pairs.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     report.draw_pairs(path, *first_pairs(config, arrays))
     print(f"pairs     {path}")
     fetch_weights(config.model)
+    images.load_evaluation(config)
+    pairs.require_classes(train_table(config, arrays), config.batch_size // 2)
+
+
+def train_table(config: ml_collections.ConfigDict, arrays: Arrays) -> pairs.ClassTable:
+    """The classes that pairs are drawn from: those of `arrays` that are not held out."""
+    return pairs.class_table(arrays.labels, pairs.hold_out(arrays.labels, config.data.validation_classes)[0])
 
 
 def first_pairs(config: ml_collections.ConfigDict, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """Augmented pairs (n, 2, side, side, 3) uint8 and labels (n,) of the first step of training."""
     recipe = train.create_recipe(config)
-    rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
-    table = pairs.class_table(arrays.labels, rows)
+    table = train_table(config, arrays)
     num_pairs = min(config.batch_size // 2, len(table.count))
     (batch,) = train.batches(arrays, table, recipe.key, 0, 1, num_pairs, 1)
     batch = jax.tree.map(lambda x: x[0, :_PAIRS_DRAWN], batch)
@@ -47,8 +57,21 @@ def first_pairs(config: ml_collections.ConfigDict, arrays: Arrays) -> tuple[np.n
 
 
 def fetch_weights(model: ml_collections.ConfigDict) -> None:
-    """Downloads the pretrained weights of `config.model` to where it expects them, if they have a known address."""
-    path = Path(model.pretrained).expanduser()
-    for remote in sources.remotes(model.name, model.mirrors, field="config.model.mirrors"):
-        if model.pretrained and not path.exists() and path.name == remote.name:
-            download.fetch(remote, path.parent)
+    """Downloads the pretrained weights of `config.model` to where it expects them, unless they are there.
+
+    Raises:
+      InputError: they cannot be fetched, or `pretrained` is not called like what could be.
+    """
+    path = Path(model.pretrained).expanduser().resolve()
+    if not model.pretrained or path.exists():
+        return
+    field = "config.model.mirrors"
+    remotes = sources.remotes(model.name, model.mirrors, field=field)
+    if len(remotes) == 1 and (model.mirrors or path.name == remotes[0].name):
+        (known,) = sources.remotes(model.name) or remotes
+        download.fetch(known._replace(name=path.name, urls=remotes[0].urls), path.parent, field=field)
+    else:
+        raise InputError(
+            f"config.model.pretrained: there is no file {path}, and nothing of that name to download; "
+            "pass --config.model.pretrained= to train from scratch"
+        )

@@ -201,12 +201,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
     arrays = images.load_train(config)
     # Loaded now, so that a corrupt test image does not wait for the end of training to be found.
-    images.load_evaluation(config)
+    test, _ = images.load_evaluation(config)
     num_pairs = config.batch_size // 2
     rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
     table = pairs.class_table(arrays.labels, rows)
     pairs.require_classes(table, num_pairs)
     with workdirs.writing(workdir, config):
+        workdirs.check_data(workdir, {"train": images.fingerprint(arrays), "test": images.fingerprint(test)})
         state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
         first_step = finished[-1] if finished else 0
         _describe(config, workdir, arrays, rows, state, first_step)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -20,7 +20,7 @@ def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
     Raises:
       InputError: another process trains there, it holds another config's run, or it cannot be written.
     """
-    _create(workdir)
+    create(workdir)
     with files.lock(workdir / ".lock", busy=f"--workdir: another process trains in {workdir}"):
         check_config(workdir, config)
         aside = workdir / "config.json.partial"
@@ -64,7 +64,27 @@ def check_config(workdir: Path, config: ml_collections.ConfigDict, *, any_seed: 
         )
 
 
-def _create(workdir: Path) -> None:
+def check_data(workdir: Path, splits: Mapping[str, str]) -> None:
+    """Notes which images {split: fingerprint} the checkpoints in `workdir` are trained and measured on, in data.json.
+
+    Raises:
+      InputError: it has checkpoints, and others were noted before.
+    """
+    path = workdir / "data.json"
+    noted = json.loads(path.read_text()) if path.exists() and checkpoint.steps(workdir) else {}
+    for split, fingerprint in splits.items():
+        if noted.get(split, fingerprint) != fingerprint:
+            raise InputError(
+                f"--workdir: {workdir} has a run on other data: its {split} split was {noted[split]}, and that of "
+                f"config.data.dir is {fingerprint}; give back the data, or use another --workdir"
+            )
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(noted | dict(splits), indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def create(workdir: Path) -> None:
+    """Makes the folder; InputError when it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".lock").touch()

@@ -1,5 +1,6 @@
 """Builders: every layout gives the same data set, counts are compared with the protocol, faults are named."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def folder(root, *classes, suffix=".jpg"):
 
 
 def test_a_folder_with_train_and_test(tmp_path, data_config):
-    folder(tmp_path / "mine", "train/a", "train/b", "test/c", "test/d")
+    folder(tmp_path / "mine", "Train/a", "Train/b", "test/c", "test/d")
     config = data_config("folder", tmp_path / "mine")
     assert set(datasets.load(config, "train", 16).labels) == {0, 1}
     assert set(datasets.load(config, "test", 16).labels) == {2, 3}
@@ -179,6 +180,7 @@ def test_folders_turn_pictures_as_exif_says_and_benchmarks_do_not(tmp_path, data
         (("a", "b", "c"), "pictures of 3 classes; four are the least"),
         (("train/a", "train/b", "test/b"), "1 classes in train and in test, such as 'b'"),
         (("train/a", "train/b", "valid/c", "test/d"), "folders test, train, valid; expected train"),
+        (("a",), "pictures of 1 classes; four are the least"),
     ],
 )
 def test_faults_of_a_folder_are_named(classes, message, tmp_path, data_config):
@@ -226,7 +228,7 @@ def break_cars(cars, fault):
         ("class 1.5", r"annotations\(1\): '1.5' is not a whole number"),
         ("empty box", r"box \(9, 1, 9, 9\)"),
         ("outside", "'../secret.jpg' is not the name of a file"),
-        ("dangling link", "x.jpg cannot be read"),
+        ("dangling link", "x.jpg is a link that leads nowhere"),
     ],
 )
 def test_faults_of_the_source_are_named_before_anything_is_built(cars, data_config, tmp_path, fault, message):
@@ -286,7 +288,7 @@ def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, d
 
 def test_too_little_disk_is_named_before_anything_is_written(cars, data_config, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
-    with pytest.raises(errors.InputError, match=r"cache_dir: .* needs .* GB for records and has 0.0 GB free"):
+    with pytest.raises(errors.InputError, match=r"cache_dir: .* needs .* MB for records and has 0 MB free"):
         datasets.load(data_config("cars196", cars), "train", 16)
     assert not list((tmp_path / "cache").rglob("*.array_record*"))
 
@@ -323,3 +325,51 @@ def test_what_a_killed_process_left_is_removed(cars, data_config, tmp_path):
 def test_an_empty_name_of_a_folder_is_not_where_one_stands(data_config):
     with pytest.raises(errors.InputError, match="config.data.dir is empty"):
         datasets.load(data_config("folder", ""), "train", 16)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, data_config, monkeypatch):
+    folder(tmp_path / "mine", "a", "b", "c", "d", "e")
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(errors.InputError, match=r"mine/c cannot be read \(Permission denied\)"):
+        datasets.load(data_config("folder", tmp_path / "mine"), "train", 16)
+
+
+def test_pipes_are_not_waited_for(tmp_path, data_config):
+    folder(tmp_path / "mine", "a", "b", "c", "d")
+    os.mkfifo(tmp_path / "mine/a/pipe.jpg")
+    assert len(datasets.load(data_config("folder", tmp_path / "mine"), "train", 16).labels) == 4
+
+
+def test_a_cache_that_cannot_be_made_is_named(cars, data_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be made"):
+        datasets.load(data_config("cars196", cars, cache_dir=str(tmp_path / "file")), "train", 16)
+
+
+def test_archives_of_other_kinds_are_pointed_out(tmp_path, data_config):
+    (tmp_path / "cub").mkdir()
+    (tmp_path / "cub/CUB_200_2011.7z").touch()
+    with pytest.raises(errors.InputError, match=r"Unpack CUB_200_2011.7z yourself: only .tar, .tar.gz, .tgz, .zip"):
+        datasets.load(data_config("cub200_2011", tmp_path / "cub"), "train", 16)
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from symm_jax.data import arrays; "
+        "arrays._CHUNK = 1; arrays.decode.decode = None; n = [0]\n"
+        "class Source(list):\n"
+        "    def __getitem__(self, i):\n"
+        "        if i == 8: os.kill(os.getpid(), 9)\n"
+        "        return {'image': b'', 'label': 0, 'filename': 'x'}\n"
+        f"arrays.load(Source(range(400)), Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.communicate(timeout=20)  # ends when the last worker has closed its output
+    assert process.returncode == -9

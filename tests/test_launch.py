@@ -50,7 +50,18 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
     assert [step for step, _ in table] == ["1", "2"]
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "checkpoints", "finished", "train", "eval", "best", "tensorboard", "report.html", "figures"),
+        *(
+            "config.json",
+            "data.json",
+            "checkpoints",
+            "finished",
+            "train",
+            "eval",
+            "best",
+            "tensorboard",
+            "report.html",
+            "figures",
+        ),
         ".lock",
     }
     lines = logs.read(logs.metrics_path(tmp_path / "run", "eval"))
@@ -104,6 +115,7 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
             ["--config=configs/cub_npair.py", "--mode=prepare", "--config.data.mirrors=('x',)"],
             "config.data.mirrors: 'x'",
         ),
+        (["--config=configs/car_npair.py", "--config.data.dir=/tmp", "--workdir=/tmp/a"], "lies in config.data.dir"),
         (["--config=configs/glyphs_npair.py", "--config.data.name=cars"], "did you mean 'cars196'"),
         (["--config=configs/car_npair.py", "--mode=eval", "--workdir=/tmp/absent-run"], "holds no checkpoints"),
         (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "run --mode=eval first"),

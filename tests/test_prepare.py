@@ -45,7 +45,7 @@ def test_an_empty_folder_is_filled_from_the_mirrors(server, tiny, tmp_path, caps
     tiny.data.mirrors = (f"{server}/absent/any-name.zip", f"{server}/any-name.zip")
     prepare.prepare(tiny, tmp_path / "run")
     out, err = capsys.readouterr()
-    assert [p.name for p in (tmp_path / "empty").glob("[!.]*")] == ["stanford-car-dataset-by-classes-folder.zip"]
+    assert [p.name for p in (tmp_path / "empty").glob("[!.]*")] == ["any-name.zip"]
     assert "train     15 images of 5 classes" in out and "test      9 images of 3 classes" in out
     assert "404" in err and "the protocol 8,054 images" in err
     with PIL.Image.open(tmp_path / "run/figures/pairs.png") as sheet:
@@ -54,18 +54,40 @@ def test_an_empty_folder_is_filled_from_the_mirrors(server, tiny, tmp_path, caps
     prepare.prepare(tiny, tmp_path / "run")  # nothing is fetched twice
 
 
-def test_of_several_files_the_missing_ones_are_fetched(server, tmp_path, data_config, capsys):
-    (tmp_path / "served/a.tar").write_bytes(b"a")
-    config = data_config("cars196", tmp_path / "cars", mirrors=(f"{server}/a.tar", f"{server}/b.tar"))
-    with pytest.raises(errors.InputError, match="b.tar could not be downloaded"):
+def test_a_page_in_place_of_an_archive_does_not_stick(server, tmp_path, data_config):
+    (tmp_path / "served/a.zip").write_bytes(b"<html>sign in</html>" * 100)
+    config = data_config("cars196", tmp_path / "cars", mirrors=(f"{server}/a.zip",))
+    with pytest.raises(errors.InputError, match=r"downloaded is now .*a.zip.wrong, and the next run"):
         datasets.fetch(config)
-    (tmp_path / "served/a.tar").unlink()
-    (tmp_path / "served/b.tar").write_bytes(b"b")
+    (tmp_path / "served/a.zip").unlink()
+    photographs.cars_by_classes(tmp_path / "served")
+    photographs.pack(tmp_path / "served", "a.zip")
     datasets.fetch(config)
-    assert sorted(p.name for p in (tmp_path / "cars").glob("[!.]*")) == ["a.tar", "b.tar"]
-    (tmp_path / "cars/a.tar").rename(tmp_path / "cars/mine.tar")
+    assert len(datasets.load(config, "test", 16).labels) == 9
+
+
+def test_what_training_would_refuse_is_said_when_all_is_prepared(tiny, tmp_path, capsys):
+    tiny.batch_size = 12
+    with pytest.raises(errors.InputError, match="6 pairs need 6 classes"):
+        prepare.prepare(tiny, tmp_path / "run")
+    assert "train     15 images" in capsys.readouterr().out and (tmp_path / "run/figures/pairs.png").exists()
+    tiny.batch_size, tiny.losses = 8, ({"name": "n_pair"},)
+    with pytest.raises(errors.InputError, match="did you mean 'npair'"):
+        prepare.prepare(tiny, tmp_path / "other")
+
+
+def test_of_several_files_the_missing_ones_are_fetched(server, tmp_path, data_config, capsys):
+    (tmp_path / "served/a.mat").write_bytes(b"a")
+    config = data_config("cars196", tmp_path / "cars", mirrors=(f"{server}/a.mat", f"{server}/b.mat"))
+    with pytest.raises(errors.InputError, match="b.mat could not be downloaded"):
+        datasets.fetch(config)
+    (tmp_path / "served/a.mat").unlink()
+    (tmp_path / "served/b.mat").write_bytes(b"b")
+    datasets.fetch(config)
+    assert sorted(p.name for p in (tmp_path / "cars").glob("[!.]*")) == ["a.mat", "b.mat"]
+    (tmp_path / "cars/a.mat").rename(tmp_path / "cars/mine.mat")
     datasets.fetch(config)  # the user's own files are there: nothing is added to them
-    assert not (tmp_path / "cars/a.tar").exists()
+    assert not (tmp_path / "cars/a.mat").exists()
 
 
 def test_weights_are_fetched_and_told_from_others(server, tmp_path, monkeypatch, capsys):
@@ -87,10 +109,12 @@ def test_weights_are_fetched_and_told_from_others(server, tmp_path, monkeypatch,
     monkeypatch.undo()
     models.load_pretrained("googlenet", config.pretrained)
     assert "is not the published file" in capsys.readouterr().err
-    config.pretrained = str(tmp_path / "data/typing-error.mat")
-    prepare.fetch_weights(config)  # not what could be fetched
-    with pytest.raises(errors.InputError, match="there is no file"):
-        models.load_pretrained("googlenet", config.pretrained)
+    config.pretrained, config.mirrors = str(tmp_path / "data/typing-error.mat"), ()
+    with pytest.raises(errors.InputError, match="no file .*typing-error.mat, and nothing of that name to download"):
+        prepare.fetch_weights(config)
+    config.pretrained, config.mirrors = str(tmp_path / "data/own-name.mat"), (f"{server}/absent.mat",)
+    with pytest.raises(errors.InputError, match="another address in config.model.mirrors"):
+        prepare.fetch_weights(config)
 
 
 def test_data_sets_without_an_address_say_what_they_need(tmp_path, data_config):

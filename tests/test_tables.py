@@ -32,7 +32,7 @@ def test_rows_of_text():
     [
         ("a.jpg 1\n", "line 1: 2 fields instead of 3"),
         ("a.jpg 1 2\nb.jpg 1.5 2\n", "line 2: '1.5' is not a whole number"),
-        ("a.jpg x 2\n", "line 1: could not convert"),
+        ("a.jpg x 2\n", "line 1: 'x' is not a number"),
         ("a.jpg 1 nan\n", "'nan' is not a number"),
         ("a.jpg 1 inf\n", "'inf' is not a number"),
         ("a.jpg 1_0 2\n", "'1_0' is not a number"),

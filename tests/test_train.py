@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import photographs
 import pytest
 
-from symm_jax import checkpoint, errors, files, logs, report, synthesis, train, workdirs
+from symm_jax import checkpoint, errors, evaluate, files, logs, report, synthesis, train, workdirs
 
 
 def steps_on(devices, config, arrays, num_steps, axis=train.AXIS):
@@ -170,3 +171,16 @@ def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
     assert step == logs.read(path)[-1]["step"]
     assert f"stopped by SIGTERM at step {step}" in output
     assert workdirs.finished(tmp_path / "run") is None
+
+
+def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
+    tiny.num_steps, tiny.checkpoint_every = 2, 2
+    train.train(tiny, tmp_path / "run")
+    photographs.cars_original(tmp_path / "other", classes=(1, 2, 3, 4, 5, 98, 99, 100, 196))
+    tiny.data.dir, tiny.num_steps = str(tmp_path / "other"), 4
+    with pytest.raises(errors.InputError, match="its train split was 15 images of 5 classes .* 18 images of 6"):
+        train.train(tiny, tmp_path / "run")
+    photographs.cars_original(tmp_path / "more", classes=(1, 2, 3, 4, 98, 99, 100, 101))
+    tiny.data.dir = str(tmp_path / "more")
+    with pytest.raises(errors.InputError, match="other data: its test split was"):
+        evaluate.evaluate(tiny, [tmp_path / "run"])

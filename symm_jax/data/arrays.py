@@ -1,6 +1,9 @@
 """Decodes every image of a split once, into a memory-mapped uint8 array that later runs reuse."""
 
+import functools
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +97,9 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
             size += len(example["image"])
             if size >= _CHUNK or i == n - 1:
                 start = i + 1 - len(chunk)
-                yield joblib.delayed(_decode_chunk)(path, place + start * side * side * 3, start, chunk, options)
+                yield joblib.delayed(_decode_chunk)(
+                    os.getpid(), path, place + start * side * side * 3, start, chunk, options
+                )
                 chunk, size = [], 0
 
     # Processes, for Pillow holds Python's lock during part of its work.
@@ -110,11 +115,14 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
         np.save(folder / "query.npy", query)
 
 
-def _decode_chunk(path: Path, offset: int, start: int, chunk: list[tuple], options: Options) -> tuple[int, np.ndarray]:
+def _decode_chunk(
+    parent: int, path: Path, offset: int, start: int, chunk: list[tuple], options: Options
+) -> tuple[int, np.ndarray]:
     """Writes the images of (encoded image, name, box or None) one after the other to the file, from `offset` on.
 
     Returns `start` and the rows of Arrays.shorter.
     """
+    _end_with(parent)
     cv2.setNumThreads(1)  # there is a worker for every core already
     shorter = np.empty((len(chunk), 2), np.float32)
     with open(path, "r+b") as file:  # not through a map, where each new page costs more than decoding it
@@ -126,6 +134,19 @@ def _decode_chunk(path: Path, offset: int, start: int, chunk: list[tuple], optio
             file.write(decode.squash(image, options.side))
             shorter[i] = size.min() / size
     return start, shorter
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Ends this worker soon after the process `parent` has been killed; loky leaves it waiting for work."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getpid() != parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _text(value: bytes | str) -> str:

@@ -13,9 +13,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors
-from symm_jax.data import sources
+from symm_jax.data import archives, sources
 from symm_jax.data.tree import Tree
 from symm_jax.errors import InputError
+
+_OTHER_ARCHIVES = (".rar", ".7z", ".xz", ".bz2", ".gz")
 
 
 class Example(NamedTuple):
@@ -83,8 +85,11 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         Raises:
           InputError: annotations that are absent, damaged or contradict each other; no photographs in a split.
         """
-        with tree.opened() as open_file:
-            splits = self.read(tree, open_file)
+        try:
+            with tree.opened() as open_file:
+                splits = self.read(tree, open_file)
+        except InputError as error:
+            raise error if str(tree.root) in str(error) else InputError(f"{tree.root}: {error}") from error
         self._check(tree, [e for examples in splits.values() for e in examples])
         seen: dict[int, str] = {}
         for split, examples in splits.items():
@@ -160,8 +165,10 @@ def require(tree: Tree, name: str, builder: PhotographBuilder) -> str:
 def absent(tree: Tree, builder: PhotographBuilder) -> InputError:
     """The error for a folder that does not hold the data set."""
     state = "holds no" if tree.root.exists() else "does not exist; it should hold"
+    others = [path for path in tree.places if path.lower().endswith(_OTHER_ARCHIVES)]
+    unpack = f" Unpack {others[0]} yourself: only {', '.join(archives.SUFFIXES)} are read." if others else ""
     fetch = ", run --mode=prepare to download them" if sources.remotes(builder.name) and not tree.places else ""
     return InputError(
         f"config.data.dir: {tree.root} {state} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or "
-        f"not{fetch}, or pass the folder that has them as --config.data.dir=FOLDER"
+        f"not{fetch}, or pass the folder that has them as --config.data.dir=FOLDER.{unpack}"
     )

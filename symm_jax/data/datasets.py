@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
-from symm_jax.data import arrays, download, glyphs, pairs, sources
+from symm_jax.data import archives, arrays, download, glyphs, pairs, sources
 from symm_jax.data.builder import Counts
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
@@ -62,7 +62,10 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
         labels = np.array([source[i]["label"] for i in range(len(source))])
         source = _Subset(source, pairs.hold_out(labels, data.validation_classes)[1])
         split = f"validation{data.validation_classes}"
-    decoded = arrays.load(source, opened.root / "arrays", split, options)
+    try:
+        decoded = arrays.load(source, opened.root / "arrays", split, options)
+    except errors.InputError as error:
+        raise errors.InputError(f"{opened.source or data.name}: {error}") from error
     _compare(data.name, split, counts(decoded), kind.PROTOCOL.get(split))
     return decoded
 
@@ -82,7 +85,20 @@ def fetch(data: Any) -> None:
     remotes = sources.remotes(data.name, data.mirrors)
     if remotes and {path.name for path in files_below(_folder(data.dir))} <= {remote.name for remote in remotes}:
         for remote in remotes:
-            download.fetch(remote, _folder(data.dir))
+            path = download.fetch(remote, _folder(data.dir))
+            if not (remote.sha256 or remote.git_blob) and archives.is_archive(path.name):
+                _require_whole(path)
+
+
+def _require_whole(path: Path) -> None:
+    """Keeps an archive aside, as NAME.wrong, that has no published digest and cannot be read, for the next try."""
+    try:
+        archives.members(path)
+    except errors.InputError as error:
+        aside = path.replace(path.with_name(f"{path.name}.wrong"))
+        raise errors.InputError(
+            f"{error}; what was downloaded is now {aside}, and the next run fetches it again"
+        ) from error
 
 
 class _Opened(NamedTuple):
@@ -98,7 +114,7 @@ def _open(data: Any) -> _Opened:
         of_source = glyphs.source_digest()
     else:
         if not data.dir:
-            raise errors.InputError(f"config.data.dir is empty; name the folder of {data.name}")
+            raise errors.InputError(f"config.data.dir is empty; name the folder that holds the {data.name} data set")
         source = _folder(data.dir)
         options = {"split_seed": data.split_seed} if kind is Folder else {}
         of_source = hashlib.sha256(f"{digest(source, skip=cache)} {options}".encode()).hexdigest()
@@ -112,6 +128,12 @@ def _build(data: Any, opened: _Opened) -> _Opened:
     if opened.source is not None:  # before anything is written
         found = opened.builder.scan(Tree(opened.source, skip=_folder(data.cache_dir)))
         _verify(opened.source)
+    try:
+        opened.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.InputError(
+            f"config.data.cache_dir: {opened.root} cannot be made ({error.strerror}); pass another folder"
+        ) from error
     with files.lock(opened.root / ".lock"):
         # Opened anew: a builder knows only of records that were there when it was made.
         opened = _open(data)

@@ -40,13 +40,15 @@ class Folder(PhotographBuilder):
         if not pictures:
             raise absent(tree, self)
         base = os.path.commonpath([PurePosixPath(path).parent for path in pictures])
+        if all(PurePosixPath(path).parent == PurePosixPath(base) for path in pictures):  # of one class
+            base = PurePosixPath(base).parent
         parts = {path: PurePosixPath(path).relative_to(base).parts for path in pictures}
         loose = sorted(tree.places.keys() - set(pictures)) + [path for path in pictures if len(parts[path]) < 2]
         if loose:
             errors.warn(
                 f"{tree.root}: {len(loose)} of the files are no pictures of a class, such as {loose[0]}; left out"
             )
-        tops = {p[0] for p in parts.values() if len(p) > 1}
+        tops = {p[0].lower() for p in parts.values() if len(p) > 1}
         if tops & _HALVES and tops <= _HALVES | _OTHER_HALVES:
             classes = _split_by_folder(tree, parts)
         else:
@@ -61,10 +63,11 @@ class Folder(PhotographBuilder):
 def _split_by_folder(tree: Tree, parts: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, list[str]]]:
     """{split: {class: paths}} of ROOT/{train,test}/CLASS/*."""
     splits = {
-        half: _group({path: p[1:] for path, p in parts.items() if p[0] == half and len(p) > 2}) for half in _HALVES
+        half: _group({path: p[1:] for path, p in parts.items() if p[0].lower() == half and len(p) > 2})
+        for half in _HALVES
     }
-    tops = {p[0] for p in parts.values()}
-    if tops != _HALVES or not all(splits.values()):
+    tops = {p[0] for p in parts.values() if len(p) > 1}
+    if {top.lower() for top in tops} != _HALVES or not all(splits.values()):
         raise InputError(
             f"config.data.dir: {tree.root} has the folders {', '.join(sorted(tops))}; expected train/CLASS/* and "
             "test/CLASS/*, with pictures in both, and nothing beside them"

@@ -4,6 +4,7 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from symm_jax.data import archives
 from symm_jax.errors import InputError
 
 
@@ -84,9 +85,8 @@ def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data
     Args:
       name: name of the data set.
       mirrors: addresses to use in place of the known ones. Those with the same last part of the path are mirrors of
-        one file, which is checked as the published file of that name, if there is one. When the data set is one file
-        and all of them end alike, they are taken for that file whatever they end in, unless in the name of another
-        published file.
+        one file, which is checked as the published file of that name, if there is one. Where one file is published and
+        all addresses end alike, but not in the name of an archive, they are taken for that file.
       field: where `mirrors` comes from, for messages.
 
     Raises:
@@ -98,7 +98,8 @@ def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data
     groups: dict[str, list[str]] = {}
     for url in mirrors:
         groups.setdefault(_file_name(url, field), []).append(url)
-    if len(known) == len(groups) == 1 and published(next(iter(groups))) is None:
+    first, *others = groups
+    if len(known) == 1 and not others and not archives.is_archive(first) and published(first) is None:
         groups = {known[0].name: list(mirrors)}
     return tuple((published(file) or Remote(file, ()))._replace(urls=tuple(urls)) for file, urls in groups.items())
 

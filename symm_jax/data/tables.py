@@ -25,7 +25,10 @@ def whole(text: str) -> int:
 
 def finite(text: str) -> float:
     """A number that is neither NaN nor infinite nor beyond 1e9; ValueError for anything else."""
-    number = float(text) if text.isascii() and "_" not in text else math.nan
+    try:
+        number = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        number = math.nan
     if not abs(number) < 1e9:
         raise ValueError(f"{text!r} is not a number")
     return number

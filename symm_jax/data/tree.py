@@ -103,18 +103,31 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
     """The files in a folder and below, sorted, links followed; without hidden, half-loaded and stray ones, and `skip`.
 
     A `root` that is a file is the only one; one that does not exist has none.
+
+    Raises:
+      InputError: a folder cannot be read, or a link leads nowhere.
     """
-    if root.is_file():
-        return [root]
-    found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen or (skip is not None and real == os.path.realpath(skip)):
-            folders.clear()
+    if not root.is_dir():
+        return [root] if root.is_file() else []
+    seen = {os.path.realpath(skip)} if skip is not None else set()
+    found, folders = [], [root]
+    while folders:
+        folder = folders.pop()
+        if os.path.realpath(folder) in seen:
             continue
-        seen.add(real)
-        folders[:] = [name for name in folders if _is_data((name,))]
-        found += [Path(folder, name) for name in names if _is_data((name,))]
+        seen.add(os.path.realpath(folder))
+        try:
+            with os.scandir(folder) as entries:
+                listed = [entry for entry in entries if _is_data((entry.name,))]
+            for entry in listed:
+                if entry.is_dir():
+                    folders.append(Path(entry.path))
+                elif entry.is_file():
+                    found.append(Path(entry.path))
+                elif entry.is_symlink():
+                    raise InputError(f"{entry.path} is a link that leads nowhere; mend or remove it")
+        except OSError as error:
+            raise InputError(f"config.data.dir: {folder} cannot be read ({error.strerror})") from error
     return sorted(found)
 
 
@@ -122,10 +135,7 @@ def digest(root: Path, skip: Path | None = None) -> str:
     """A digest of each file's path, size and time, without reading any."""
     sha = hashlib.sha256()
     for path in files_below(root, skip):
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
+        status = path.stat()
         sha.update(f"{path.relative_to(root).as_posix()} {status.st_size} {status.st_mtime_ns}\n".encode())
     return sha.hexdigest()
 
