@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 import scipy.stats
 
 from symm_jax import config as configs
-from symm_jax import evaluate, report, selection, train, workdirs
+from symm_jax import evaluate, files, report, selection, train, workdirs
 from symm_jax.errors import InputError, choose
 
 
@@ -59,11 +58,9 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
             train.train(run.config, run.workdir)
         faults += evaluate.evaluate(run.config, [run.workdir])
     rows = summarise(comparison, runs)
-    aside = workdir / "comparison.json.partial"
     # JSON has no NaN.
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-    aside.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-    os.replace(aside, workdir / "comparison.json")
+    files.write_text(workdir / "comparison.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
     report.draw_comparison(workdir / "comparison.png", rows)
     print(f"\n{table(rows)}\n\nwritten to {workdir}: comparison.json comparison.png")
     return faults

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, and locks that end with their process."""
+"""Folders and files that are whole or absent, and locks that end with their process."""
 
 import contextlib
 import fcntl
@@ -33,6 +33,13 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that readers find as it was or as it will be, and never in between."""
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text(text)
+    aside.replace(path)
 
 
 @contextlib.contextmanager

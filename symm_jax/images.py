@@ -34,6 +34,12 @@ def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays |
       InputError: there is nothing to tell apart among them, or a k of recall_ks is too large.
     """
     test, validation = load_test(config), load_validation(config)
+    require_answers(config, test, validation)
+    return test, validation
+
+
+def require_answers(config: ml_collections.ConfigDict, test: Arrays, validation: Arrays | None) -> None:
+    """Raises InputError when there is nothing to tell apart in a split, or a k of recall_ks is too large."""
     for name, split in {"test": test, "validation": validation}.items():
         if split is not None:
             _require_answers(name, split)
@@ -43,7 +49,6 @@ def load_evaluation(config: ml_collections.ConfigDict) -> tuple[Arrays, Arrays |
             f"config.recall_ks = {tuple(config.recall_ks)}: a test image has {others:,} others to be compared with; "
             "lower the largest k"
         )
-    return test, validation
 
 
 def fingerprint(arrays: Arrays) -> str:

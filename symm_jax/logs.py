@@ -1,11 +1,11 @@
 """Metric files of a workdir: one JSON object a line, and the same figures for TensorBoard."""
 
 import json
-import os
 from pathlib import Path
 
 import tensorboardX
 
+from symm_jax import files
 from symm_jax.errors import InputError
 
 
@@ -67,6 +67,4 @@ def truncate(path: Path, last_step: int | None) -> None:
     """Drops lines past `last_step`, if given, and a half-written one, by replacing the file as a whole."""
     if path.exists():
         kept = [line for line in read(path) if last_step is None or line["step"] <= last_step]
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(aside, path)
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -15,44 +15,52 @@ from symm_jax.errors import InputError
 
 _MAX_MEMORY = 4 * 2**30  # bytes
 _MAX_SECONDS = 300
-_PROGRAM = "import sys; from symm_jax import matfile; matfile._main(sys.argv[1], int(sys.argv[2]))"
+_PROGRAM = "import sys; from symm_jax import matfile; matfile._main(int(sys.argv[1]))"
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
+    """`parse` of a file; InputError when it is missing, too."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    return parse(path.read_bytes(), str(path))
+
+
+def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
     """The variables of a MATLAB file up to version 7.2.
 
     A struct array `a` becomes an array (n,) "a.f" for each field f, a cell array an array (n,); texts become strings.
 
     Args:
-      path: the file.
+      content: of the file.
+      name: of the file, for messages.
 
     Returns:
       {name: array of numbers or strings}. Variables and fields of other kinds are left out.
 
     Raises:
-      InputError: it is missing, damaged, or not a MATLAB file.
+      InputError: it is damaged, or not a MATLAB file.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    command = [sys.executable, "-c", _PROGRAM, str(path.resolve()), str(_MAX_MEMORY)]
+    command = [sys.executable, "-c", _PROGRAM, str(_MAX_MEMORY)]
     package = Path(__file__).parents[1]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, cwd=package, check=False)
+        done = subprocess.run(
+            command, input=content, capture_output=True, timeout=_MAX_SECONDS, cwd=package, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise InputError(f"{path} cannot be read in {_MAX_SECONDS} s; get it anew") from None
+        raise InputError(f"{name} cannot be read in {_MAX_SECONDS} s; get it anew") from None
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise InputError(f"{path} cannot be read as a MATLAB file ({last[0]}); get it anew")
+        raise InputError(f"{name} cannot be read as a MATLAB file ({last[0]}); get it anew")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
         return {str(name): arrays[f"array{i}"] for i, name in enumerate(arrays["names"])}
 
 
-def _main(path: str, max_memory: int) -> None:
-    """What the other process does: writes the arrays as .npz to its standard output."""
+def _main(max_memory: int) -> None:
+    """What the other process does: reads the file from its standard input, writes the arrays as .npz to its output."""
     import scipy.io
 
     resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
-    arrays = _plain(scipy.io.loadmat(path))
+    arrays = _plain(scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read())))
     file = io.BytesIO()
     # Numbered, for a name may be anything.
     np.savez(file, names=np.array([*arrays], str), **{f"array{i}": x for i, x in enumerate(arrays.values())})

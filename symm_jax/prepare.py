@@ -22,34 +22,31 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: something cannot be fetched, is damaged, or is of no use to training with this config.
     """
-    train.create_recipe(config)  # what is wrong with the config is said before anything is fetched
+    recipe = train.create_recipe(config)  # what is wrong with the config is said before anything is fetched
     workdirs.create(workdir)
     datasets.fetch(config.data)
     arrays = images.load_train(config)
-    splits = {"held out": images.load_validation(config), "test": images.load_test(config)}
+    validation, test = images.load_validation(config), images.load_test(config)
     print(f"train     {evaluate.describe(arrays, 'make no pair')}")
-    for split, decoded in splits.items():
+    for split, decoded in {"held out": validation, "test": test}.items():
         if decoded is not None:
             print(f"{split:9} {evaluate.describe(decoded)}")
     path = workdir / "figures" / "pairs.png"
     path.parent.mkdir(exist_ok=True)
-    report.draw_pairs(path, *first_pairs(config, arrays))
+    rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
+    table = pairs.class_table(arrays.labels, rows)
+    num_pairs = config.batch_size // 2
+    report.draw_pairs(path, *first_pairs(recipe, arrays, table, min(num_pairs, len(table.count))))
     print(f"pairs     {path}")
     fetch_weights(config.model)
-    images.load_evaluation(config)
-    pairs.require_classes(train_table(config, arrays), config.batch_size // 2)
+    images.require_answers(config, test, validation)
+    pairs.require_classes(table, num_pairs)
 
 
-def train_table(config: ml_collections.ConfigDict, arrays: Arrays) -> pairs.ClassTable:
-    """The classes that pairs are drawn from: those of `arrays` that are not held out."""
-    return pairs.class_table(arrays.labels, pairs.hold_out(arrays.labels, config.data.validation_classes)[0])
-
-
-def first_pairs(config: ml_collections.ConfigDict, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+def first_pairs(
+    recipe: train.Recipe, arrays: Arrays, table: pairs.ClassTable, num_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Augmented pairs (n, 2, side, side, 3) uint8 and labels (n,) of the first step of training."""
-    recipe = train.create_recipe(config)
-    table = train_table(config, arrays)
-    num_pairs = min(config.batch_size // 2, len(table.count))
     (batch,) = train.batches(arrays, table, recipe.key, 0, 1, num_pairs, 1)
     batch = jax.tree.map(lambda x: x[0, :_PAIRS_DRAWN], batch)
     augmented = train.augment_batch(recipe, batch, step=0, first=0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,9 +22,7 @@ def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
     create(workdir)
     with files.lock(workdir / ".lock", busy=f"--workdir: another process trains in {workdir}"):
         check_config(workdir, config)
-        aside = workdir / "config.json.partial"
-        aside.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
-        os.replace(aside, workdir / "config.json")
+        files.write_text(workdir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
         checkpoint.remove_unfinished(workdir)
         yield
 
@@ -40,8 +37,7 @@ def mark_finished(workdir: Path, step: int | None) -> None:
     """Leaves the mark that `finished` reads, or with None takes it away."""
     (workdir / "finished").unlink(missing_ok=True)
     if step is not None:
-        (workdir / "finished.partial").write_text(f"{step}\n")
-        os.replace(workdir / "finished.partial", workdir / "finished")
+        files.write_text(workdir / "finished", f"{step}\n")
 
 
 def check_config(workdir: Path, config: ml_collections.ConfigDict, *, any_seed: bool = False) -> None:
@@ -78,9 +74,8 @@ def check_data(workdir: Path, splits: Mapping[str, str]) -> None:
                 f"--workdir: {workdir} has a run on other data: its {split} split was {noted[split]}, and that of "
                 f"config.data.dir is {fingerprint}; give back the data, or use another --workdir"
             )
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(noted | dict(splits), indent=2) + "\n")
-    os.replace(aside, path)
+    if splits.items() - noted.items():
+        files.write_text(path, json.dumps(noted | dict(splits), indent=2) + "\n")
 
 
 def create(workdir: Path) -> None:

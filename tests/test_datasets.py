@@ -1,19 +1,12 @@
-"""Builders: every layout gives the same data set, counts are compared with the protocol, faults are named."""
-
-import os
-import shutil
-import subprocess
-import sys
+"""Every layout of a data set gives the same splits, counts are compared with the protocol, faults are named."""
 
 import numpy as np
 import photographs
-import PIL.Image
 import pytest
 import scipy.io
 
 from symm_jax import errors, evaluate, images, metrics
-from symm_jax.data import arrays, datasets, sources
-from symm_jax.data.cars196 import Cars196
+from symm_jax.data import datasets, sources
 
 CARS = {
     "original": (photographs.cars_original, {}),
@@ -121,74 +114,6 @@ def test_inshop_asks_no_more_neighbours_than_its_gallery_has(tmp_path, data_conf
         images.load_evaluation(config)
 
 
-def folder(root, *classes, suffix=".jpg"):
-    for i, name in enumerate(classes):
-        for k in range(2):
-            photographs.photograph(root / name / f"{k}{suffix}", 10 * i + k)
-
-
-def test_a_folder_with_train_and_test(tmp_path, data_config):
-    folder(tmp_path / "mine", "Train/a", "Train/b", "test/c", "test/d")
-    config = data_config("folder", tmp_path / "mine")
-    assert set(datasets.load(config, "train", 16).labels) == {0, 1}
-    assert set(datasets.load(config, "test", 16).labels) == {2, 3}
-
-
-def test_a_folder_of_classes_is_split_by_seed(tmp_path, data_config, capsys):
-    folder(tmp_path / "mine", "a", "B", "c", "D e", "é")
-    (tmp_path / "mine/a/0.jpg").rename(tmp_path / "mine/a/0.JPEG")
-    (tmp_path / "mine/notes.txt").write_text("mine")
-    (tmp_path / "mine/a/.DS_Store").write_text("")
-    splits = {}
-    for seed in range(4):
-        config = data_config("folder", tmp_path / "mine", split_seed=seed)
-        train, test = datasets.load(config, "train", 16), datasets.load(config, "test", 16)
-        assert len(train.labels) == 6 and len(test.labels) == 4
-        assert set(train.labels) | set(test.labels) == set(range(5))
-        splits[seed] = tuple(sorted(set(test.labels)))
-    assert len(set(splits.values())) > 1
-    assert "1 of the files are no pictures of a class, such as notes.txt" in capsys.readouterr().err
-    photographs.pack(tmp_path / "mine", "photos.zip")
-    config = data_config("folder", tmp_path / "mine", split_seed=0)
-    assert tuple(sorted(set(datasets.load(config, "test", 16).labels))) == splits[0]
-
-
-def test_a_folder_of_one_folder(tmp_path, data_config):
-    folder(tmp_path / "mine", "photos/a", "photos/b", "photos/c", "photos/d")
-    assert len(datasets.load(data_config("folder", tmp_path / "mine"), "train", 16).labels) == 4
-
-
-def test_folders_turn_pictures_as_exif_says_and_benchmarks_do_not(tmp_path, data_config):
-    folder(tmp_path / "mine", "train/a", "train/b", "test/c", "test/d")
-    photographs.cars_original(tmp_path / "cars")
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[:, :32] = 255  # white on the left, and on top once turned
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    for path in ("mine/train/a/0.jpg", "cars/car_ims/000001.jpg"):
-        PIL.Image.fromarray(picture).save(tmp_path / path, exif=exif, quality=95)
-    turned = datasets.load(data_config("folder", tmp_path / "mine"), "train", 16).images
-    assert (turned[:, :7].min(axis=(1, 2, 3)) > 240).sum() == 1
-    stored = datasets.load(data_config("cars196", tmp_path / "cars"), "train", 16).images
-    assert (stored[:, :, :7].min(axis=(1, 2, 3)) > 240).sum() == 1
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ((), "does not exist; it should hold pictures"),
-        (("a", "b", "c"), "pictures of 3 classes; four are the least"),
-        (("train/a", "train/b", "test/b"), "1 classes in train and in test, such as 'b'"),
-        (("train/a", "train/b", "valid/c", "test/d"), "folders test, train, valid; expected train"),
-        (("a",), "pictures of 1 classes; four are the least"),
-    ],
-)
-def test_faults_of_a_folder_are_named(classes, message, tmp_path, data_config):
-    folder(tmp_path / "mine", *classes)
-    with pytest.raises(errors.InputError, match=message):
-        datasets.load(data_config("folder", tmp_path / "mine"), "train", 16)
-
-
 def break_cars(cars, fault):
     annotations = cars / "cars_annos.mat"
     row = ("car_ims/000001.jpg", 1, 1, 9, 9, 1, 0)
@@ -259,117 +184,8 @@ def test_unknown_data_set_is_named(tmp_path, data_config):
         datasets.load(data_config("cars169", tmp_path), "train", 8)
 
 
-def test_builders_work_as_tfds_has_it(cars, tmp_path):
-    import tensorflow_datasets as tfds
-
-    builder = Cars196(data_dir=tmp_path / "tfds")
-    config = tfds.download.DownloadConfig(manual_dir=cars)
-    builder.download_and_prepare(download_config=config, file_format="array_record")
-    assert builder.info.splits["train"].num_examples == 15
-    (example,) = [e for e in builder.as_data_source("test") if e["filename"] == b"car_ims/000016.jpg"]
-    assert example["image"].shape == (48, 64, 3) and example["label"] == 98
-
-
-def test_nothing_else_in_the_folder_counts(cars, data_config, tmp_path):
-    config = data_config("cars196", cars, cache_dir=str(cars / "cache"))
-    first = datasets.load(config, "train", 16)
-    assert datasets.load(config, "train", 16).images.filename == first.images.filename
-
-
-def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, data_config, tmp_path):
-    photographs.pack(cars, "all.zip")
-    content = bytearray((cars / "all.zip").read_bytes())
-    content[content.index(b"car_ims/000002.jpg") + 500] ^= 1
-    (cars / "all.zip").write_bytes(content)
-    with pytest.raises(errors.InputError, match="all.zip is no whole archive of its kind .*000002.jpg"):
-        datasets.load(data_config("cars196", cars), "train", 16)
-    assert not list((tmp_path / "cache").rglob("*.array_record*"))
-
-
-def test_too_little_disk_is_named_before_anything_is_written(cars, data_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
-    with pytest.raises(errors.InputError, match=r"cache_dir: .* needs .* MB for records and has 0 MB free"):
-        datasets.load(data_config("cars196", cars), "train", 16)
-    assert not list((tmp_path / "cache").rglob("*.array_record*"))
-
-
-def test_many_images_are_decoded_by_workers_as_by_one(cars, data_config, monkeypatch):
-    config = data_config("cars196", cars)
-    alone = datasets.load(config, "train", 16)
-    monkeypatch.setattr(arrays, "_ALONE", 1)
-    monkeypatch.setattr(arrays, "_VERSION", "of-workers")
-    monkeypatch.setattr(arrays, "_CHUNK", 5_000)
-    together = datasets.load(config, "train", 16)
-    assert together.images.filename != alone.images.filename
-    for ours, theirs in zip(together[:3], alone[:3], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    path = cars / "car_ims/000002.jpg"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
-        datasets.load(config, "train", 16)
-
-
-def test_what_a_killed_process_left_is_removed(cars, data_config, tmp_path):
-    config = data_config("cars196", cars)
-    code = (
-        "import os, sys; from configs import default; from symm_jax.data import builder, datasets; "
-        "c = default.get_config().data; c.dir, c.cache_dir = sys.argv[1:]; "
-        "builder.Tree.in_reading_order = lambda *_: os._exit(9); datasets.load(c, 'train', 16)"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, config.dir, config.cache_dir], timeout=60, check=False)
-    assert killed.returncode == 9 and list((tmp_path / "cache").rglob("incomplete.*"))
-    assert len(datasets.load(config, "train", 16).labels) == 15
-    assert not list((tmp_path / "cache").rglob("incomplete.*"))
-
-
-def test_an_empty_name_of_a_folder_is_not_where_one_stands(data_config):
-    with pytest.raises(errors.InputError, match="config.data.dir is empty"):
-        datasets.load(data_config("folder", ""), "train", 16)
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, data_config, monkeypatch):
-    folder(tmp_path / "mine", "a", "b", "c", "d", "e")
-    scan = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("/c"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(errors.InputError, match=r"mine/c cannot be read \(Permission denied\)"):
-        datasets.load(data_config("folder", tmp_path / "mine"), "train", 16)
-
-
-def test_pipes_are_not_waited_for(tmp_path, data_config):
-    folder(tmp_path / "mine", "a", "b", "c", "d")
-    os.mkfifo(tmp_path / "mine/a/pipe.jpg")
-    assert len(datasets.load(data_config("folder", tmp_path / "mine"), "train", 16).labels) == 4
-
-
-def test_a_cache_that_cannot_be_made_is_named(cars, data_config, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be made"):
-        datasets.load(data_config("cars196", cars, cache_dir=str(tmp_path / "file")), "train", 16)
-
-
 def test_archives_of_other_kinds_are_pointed_out(tmp_path, data_config):
     (tmp_path / "cub").mkdir()
     (tmp_path / "cub/CUB_200_2011.7z").touch()
     with pytest.raises(errors.InputError, match=r"Unpack CUB_200_2011.7z yourself: only .tar, .tar.gz, .tgz, .zip"):
         datasets.load(data_config("cub200_2011", tmp_path / "cub"), "train", 16)
-
-
-def test_workers_end_with_the_process_that_was_killed(tmp_path):
-    code = (
-        "import os; from pathlib import Path; from symm_jax.data import arrays; "
-        "arrays._CHUNK = 1; arrays.decode.decode = None; n = [0]\n"
-        "class Source(list):\n"
-        "    def __getitem__(self, i):\n"
-        "        if i == 8: os.kill(os.getpid(), 9)\n"
-        "        return {'image': b'', 'label': 0, 'filename': 'x'}\n"
-        f"arrays.load(Source(range(400)), Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        process.communicate(timeout=20)  # ends when the last worker has closed its output
-    assert process.returncode == -9

@@ -1,11 +1,12 @@
 """The data sets by name: fetched, built and decoded when first asked for, below `config.data.cache_dir`."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +49,11 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
       InputError: the data set is unknown, its source missing or damaged.
     """
     opened = _open(data)
-    if not opened.builder.data_path.exists():
-        opened = _build(data, opened)
+    builder = opened.create()
+    if not builder.data_path.exists():
+        builder = _build(data, opened)
     of_train = split == "validation"
-    source = opened.builder.as_data_source(
-        "train" if of_train else split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    source = builder.as_data_source("train" if of_train else split, decoders={"image": tfds.decode.SkipDecoding()})
     if not len(source):
         raise errors.InputError(f"config.data.dir: {opened.source} has no images of the {split} classes of {data.name}")
     kind = BUILDERS[data.name]
@@ -66,14 +66,8 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
         decoded = arrays.load(source, opened.root / "arrays", split, options)
     except errors.InputError as error:
         raise errors.InputError(f"{opened.source or data.name}: {error}") from error
-    _compare(data.name, split, counts(decoded), kind.PROTOCOL.get(split))
+    _compare(data.name, split, _counts(decoded), kind.PROTOCOL.get(split))
     return decoded
-
-
-def counts(decoded: arrays.Arrays) -> Counts:
-    """Images, classes and queries of a decoded split."""
-    queries = 0 if decoded.query is None else int(decoded.query.sum())
-    return Counts(len(decoded.labels), len(np.unique(decoded.labels)), queries)
 
 
 def fetch(data: Any) -> None:
@@ -102,7 +96,7 @@ def _require_whole(path: Path) -> None:
 
 
 class _Opened(NamedTuple):
-    builder: tfds.core.DatasetBuilder
+    create: Callable[[], tfds.core.DatasetBuilder]
     root: Path  # of what is made of it
     source: Path | None  # what it is made of; None: it is drawn
 
@@ -119,14 +113,14 @@ def _open(data: Any) -> _Opened:
         options = {"split_seed": data.split_seed} if kind is Folder else {}
         of_source = hashlib.sha256(f"{digest(source, skip=cache)} {options}".encode()).hexdigest()
     root = cache / f"{data.name}-{of_source[:_DIGEST_LENGTH]}"
-    return _Opened(kind(data_dir=root, **options), root, source)
+    return _Opened(functools.partial(kind, data_dir=root, **options), root, source)
 
 
-def _build(data: Any, opened: _Opened) -> _Opened:
+def _build(data: Any, opened: _Opened) -> tfds.core.DatasetBuilder:
     """Makes the records, unless another process does so meanwhile."""
     found = None
     if opened.source is not None:  # before anything is written
-        found = opened.builder.scan(Tree(opened.source, skip=_folder(data.cache_dir)))
+        found = opened.create().scan(Tree(opened.source, skip=_folder(data.cache_dir)))
         _verify(opened.source)
     try:
         opened.root.mkdir(parents=True, exist_ok=True)
@@ -135,20 +129,20 @@ def _build(data: Any, opened: _Opened) -> _Opened:
             f"config.data.cache_dir: {opened.root} cannot be made ({error.strerror}); pass another folder"
         ) from error
     with files.lock(opened.root / ".lock"):
-        # Opened anew: a builder knows only of records that were there when it was made.
-        opened = _open(data)
-        if not opened.builder.data_path.exists():
+        # Made anew: a builder knows only of records that were there when it was made.
+        builder = opened.create()
+        if not builder.data_path.exists():
             print(f"building  {opened.root}")
             for leftover in opened.root.rglob("incomplete.*"):  # of a process that was killed
                 shutil.rmtree(leftover)
             if found:
                 sizes = map(found.tree.size, itertools.chain(*found.splits.values()))
                 files.require_space(opened.root, sum(sizes), "records")
-            opened.builder.found = found
+            builder.found = found
             config = tfds.download.DownloadConfig(manual_dir=opened.source)
             with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads, and there are none
-                opened.builder.download_and_prepare(download_config=config, file_format="array_record")
-    return opened
+                builder.download_and_prepare(download_config=config, file_format="array_record")
+    return builder
 
 
 def _verify(source: Path) -> None:
@@ -157,6 +151,11 @@ def _verify(source: Path) -> None:
         known = sources.published(path.name)
         if known and (reason := download.verify(path, known)):
             errors.warn(f"{path} is not the published file of that name: {reason}")
+
+
+def _counts(decoded: arrays.Arrays) -> Counts:
+    queries = 0 if decoded.query is None else int(decoded.query.sum())
+    return Counts(len(decoded.labels), len(np.unique(decoded.labels)), queries)
 
 
 def _compare(name: str, split: str, found: Counts, protocol: Counts | None) -> None:

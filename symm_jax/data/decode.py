@@ -1,7 +1,4 @@
-"""One way to decode: an encoded image to (height, width, 3) uint8 RGB, whatever kind of file it is.
-
-Imports little: worker processes start with this module alone.
-"""
+"""One way to decode: an encoded image to (height, width, 3) uint8 RGB, whatever kind of file it is."""
 
 import io
 import warnings

@@ -2,9 +2,7 @@
 
 import csv
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,13 +92,7 @@ def structs(content: bytes, path: str, variable: str, fields: dict[str, Callable
     Raises:
       InputError: it is not a MATLAB file, or lacks the variable or a field, or a value is of another kind.
     """
-    with tempfile.NamedTemporaryFile(suffix=".mat") as file:
-        file.write(content)
-        file.flush()
-        try:
-            arrays = matfile.read(Path(file.name))
-        except InputError as error:
-            raise InputError(str(error).replace(file.name, path)) from error
+    arrays = matfile.parse(content, path)
     columns = [arrays.get(f"{variable}.{name}", np.empty(0)).ravel().tolist() for name in fields]
     lengths = {len(column) for column in columns}
     if lengths == {0} or len(lengths) > 1:

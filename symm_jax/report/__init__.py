@@ -4,7 +4,6 @@
 curves.py: pure functions of arrays and metric lines), and writes figures (figures.py) and page (page.py).
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from symm_jax import images, logs, losses, selection
+from symm_jax import files, images, logs, losses, selection
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
 from symm_jax.report.figures import draw_comparison, draw_pairs, draw_points
@@ -75,9 +74,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     sheet = page.thumbnails(test.images, shown.rows)
     path = workdir / "report.html"
     data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points)
-    aside = path.with_suffix(".partial")
-    aside.write_text(page.render(head, data))
-    os.replace(aside, path)
+    files.write_text(path, page.render(head, data))
     print(f"report    {path} ({path.stat().st_size / 1e6:.1f} MB), and its figures in {folder}")
     return path
 

@@ -44,6 +44,7 @@ class Gallery(NamedTuple):
     sample: (t,) int, ascending, the images on the map: a random sample of the test set, all of a small one.
     failed: number of queries of the whole test set whose nearest neighbour is wrong.
     queries: number of queries that have a right answer.
+    against: number of images that a query is compared with.
     """
 
     rows: np.ndarray

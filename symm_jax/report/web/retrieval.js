@@ -13,7 +13,8 @@ function drawStarts() {
       : "Each is alone in its class.";
   $("retrieval-summary").textContent = gallery.queries
     ? `Each of the ${number(gallery.queries)} ${separate ? "queries" : "test images"} that have another of their class ` +
-      `is compared with ${number(gallery.against)} ${separate ? "images of the gallery" : "others"}. For ${number(gallery.failed)} of them (${percent(gallery.failed / gallery.queries)}) ` +
+      `is compared with ${number(gallery.against)} ${separate ? "images of the gallery" : "others"}. ` +
+      `For ${number(gallery.failed)} of them (${percent(gallery.failed / gallery.queries)}) ` +
       "an image of another class is at least as near as any of their own."
     : "No class has two test images, so no query has a right answer.";
   $("starts").replaceChildren(

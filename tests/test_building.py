@@ -1,0 +1,97 @@
+"""From sources to records to arrays: by workers or alone, and what is left when it is cut short."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import photographs
+import pytest
+
+from symm_jax import errors
+from symm_jax.data import arrays, datasets
+from symm_jax.data.cars196 import Cars196
+
+
+def test_builders_work_as_tfds_has_it(cars, tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = Cars196(data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=cars)
+    builder.download_and_prepare(download_config=config, file_format="array_record")
+    assert builder.info.splits["train"].num_examples == 15
+    (example,) = [e for e in builder.as_data_source("test") if e["filename"] == b"car_ims/000016.jpg"]
+    assert example["image"].shape == (48, 64, 3) and example["label"] == 98
+
+
+def test_nothing_else_in_the_folder_counts(cars, data_config, tmp_path):
+    config = data_config("cars196", cars, cache_dir=str(cars / "cache"))
+    first = datasets.load(config, "train", 16)
+    assert datasets.load(config, "train", 16).images.filename == first.images.filename
+
+
+def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, data_config, tmp_path):
+    photographs.pack(cars, "all.zip")
+    content = bytearray((cars / "all.zip").read_bytes())
+    content[content.index(b"car_ims/000002.jpg") + 500] ^= 1
+    (cars / "all.zip").write_bytes(content)
+    with pytest.raises(errors.InputError, match="all.zip is no whole archive of its kind .*000002.jpg"):
+        datasets.load(data_config("cars196", cars), "train", 16)
+    assert not list((tmp_path / "cache").rglob("*.array_record*"))
+
+
+def test_too_little_disk_is_named_before_anything_is_written(cars, data_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
+    with pytest.raises(errors.InputError, match=r"cache_dir: .* needs .* MB for records and has 0 MB free"):
+        datasets.load(data_config("cars196", cars), "train", 16)
+    assert not list((tmp_path / "cache").rglob("*.array_record*"))
+
+
+def test_many_images_are_decoded_by_workers_as_by_one(cars, data_config, monkeypatch):
+    config = data_config("cars196", cars)
+    alone = datasets.load(config, "train", 16)
+    monkeypatch.setattr(arrays, "_ALONE", 1)
+    monkeypatch.setattr(arrays, "_VERSION", "of-workers")
+    monkeypatch.setattr(arrays, "_CHUNK", 5_000)
+    together = datasets.load(config, "train", 16)
+    assert together.images.filename != alone.images.filename
+    for ours, theirs in zip(together[:3], alone[:3], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    path = cars / "car_ims/000002.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
+        datasets.load(config, "train", 16)
+
+
+def test_what_a_killed_process_left_is_removed(cars, data_config, tmp_path):
+    config = data_config("cars196", cars)
+    code = (
+        "import os, sys; from configs import default; from symm_jax.data import builder, datasets; "
+        "c = default.get_config().data; c.dir, c.cache_dir = sys.argv[1:]; "
+        "builder.Tree.in_reading_order = lambda *_: os._exit(9); datasets.load(c, 'train', 16)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, config.dir, config.cache_dir], timeout=60, check=False)
+    assert killed.returncode == 9 and list((tmp_path / "cache").rglob("incomplete.*"))
+    assert len(datasets.load(config, "train", 16).labels) == 15
+    assert not list((tmp_path / "cache").rglob("incomplete.*"))
+
+
+def test_a_cache_that_cannot_be_made_is_named(cars, data_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be made"):
+        datasets.load(data_config("cars196", cars, cache_dir=str(tmp_path / "file")), "train", 16)
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path):
+    code = (
+        "import os; from pathlib import Path; from symm_jax.data import arrays; "
+        "arrays._CHUNK = 1; arrays.decode.decode = None; n = [0]\n"
+        "class Source(list):\n"
+        "    def __getitem__(self, i):\n"
+        "        if i == 8: os.kill(os.getpid(), 9)\n"
+        "        return {'image': b'', 'label': 0, 'filename': 'x'}\n"
+        f"arrays.load(Source(range(400)), Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.communicate(timeout=20)  # ends when the last worker has closed its output
+    assert process.returncode == -9
