@@ -61,34 +61,32 @@ def _augment_one(key, image, shorter, *, image_size, enlarge, min_margin, max_ma
     squashed = round(enlarge * image_size)
     window = jax.random.randint(window_key, (2,), 0, squashed - image_size + 1)
     step = (side - 2 * margin) / squashed  # pixels of the source for one of the result
-    pixels = jnp.arange(image_size) + 0.5
-    most = math.ceil(2 * max(1.0, side / squashed))
-    rows, columns = (
-        _taps(margin[axis] + (window[axis] + pixels) * step[axis] - 0.5, step[axis], side, most) for axis in (0, 1)
-    )
-    if mirror:
-        flip = jax.random.bernoulli(mirror_key)
-        columns = jax.tree.map(lambda x: jnp.where(flip, x[::-1], x), columns)
-    return _resample(_resample(image, *rows, axis=0), *columns, axis=1)
+    backwards = jnp.array([False, mirror and jax.random.bernoulli(mirror_key)])
+    taps = functools.partial(_taps, count=image_size, side=side, most=math.ceil(2 * max(1.0, side / squashed)))
+    # A loop, because XLA would otherwise fuse this into the resampling and repeat it for every pixel of the image.
+    places, weights = jax.lax.map(lambda axis: taps(*axis), (margin + window * step, step, backwards))
+    return _resample(_resample(image, places[0], weights[0], axis=0), places[1], weights[1], axis=1)
 
 
-def _taps(centres: jax.Array, step: jax.Array, side: int, most: int) -> tuple[jax.Array, jax.Array]:
-    """Which pixels of a line make each pixel of the result, at most `most`, and their weights: (len(centres), most).
+def _taps(start, step, backwards, *, count: int, side: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """Which pixels of a line of `side` make each of `count`, at most `most`, and their weights: (most, count) both.
 
-    `centres`: where the centres of the result's pixels lie in the line.
+    The result begins at `start` and takes a pixel every `step`; `backwards`, it is turned round.
     A triangle about each centre: linear interpolation, but wider where the image shrinks so that nothing is left out.
     """
+    pixels = jnp.arange(count)
+    centres = start + (jnp.where(backwards, count - 1 - pixels, pixels) + 0.5) * step - 0.5
     reach = jnp.maximum(1.0, step)
-    places = jnp.ceil(centres - reach).astype(jnp.int32)[:, None] + jnp.arange(most)[None]
-    weights = jnp.maximum(0.0, 1 - jnp.abs(places - centres[:, None]) / reach)
+    places = jnp.ceil(centres - reach).astype(jnp.int32)[None] + jnp.arange(most)[:, None]
+    weights = jnp.maximum(0.0, 1 - jnp.abs(places - centres[None]) / reach)
     weights = jnp.where((places >= 0) & (places < side), weights, 0.0)
-    return jnp.clip(places, 0, side - 1), weights / weights.sum(axis=1, keepdims=True)
+    return jnp.clip(places, 0, side - 1), weights / weights.sum(axis=0, keepdims=True)
 
 
 def _resample(image: jax.Array, places: jax.Array, weights: jax.Array, *, axis: int) -> jax.Array:
     """Weighted sums of the lines `places` of (height, width, 3): a few gathered ones, not a product with mostly 0."""
     total = 0.0
-    for place, weight in zip(places.T, weights.T, strict=True):
+    for place, weight in zip(places, weights, strict=True):
         # In bounds by construction. Said so, it spares a check for every pixel.
         lines = image.at[(slice(None),) * axis + (place,)].get(mode="promise_in_bounds")
         total += jnp.expand_dims(weight, [a for a in range(3) if a != axis]) * lines.astype(jnp.float32)
