@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.dir = "data/cars196"  # the data set's files, unpacked or in their archives; glyphs needs none
     config.data.mirrors = ()  # addresses to download it from, in place of those in symm_jax/data/sources.py
     config.data.cache_dir = "data/cache"  # records and decoded arrays, made once, keyed by their source
+    # Where the decoded training images are during training: "always" on every device, "never", or "auto", where they
+    # take less than half of the free memory of a GPU.
+    config.data.on_device = "auto"
     config.data.crop = True  # crop to the annotated box, where there is one
     config.data.split_seed = 0  # of folder: which half of the classes is for testing
     config.data.validation_classes = 0  # held out of training, the last ones; 0 is the paper's protocol

@@ -34,10 +34,13 @@ class Writer:
         )
 
     def save(self, step: int, params: Any, opt_state: Any) -> None:
-        """Starts saving; returns once the arrays are off the device. Raises what an earlier save failed with."""
+        """Starts saving; returns once the arrays are off the device. Raises what an earlier save failed with.
+
+        Of several processes all call this with the same numpy arrays, and each writes a share.
+        """
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            opt_state=ocp.args.StandardSave(opt_state),
+            params=ocp.args.StandardSave(_shared(params)),
+            opt_state=ocp.args.StandardSave(_shared(opt_state)),
             config=ocp.args.JsonSave(self._config),
             digests=ocp.args.JsonSave({"params": _digests(params), "opt_state": _digests(opt_state)}),
         )
@@ -85,7 +88,7 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
     try:
         stored = path / "digests" / "metadata"
         digests = json.loads(stored.read_text()) if stored.exists() else {}  # older checkpoints have none
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             for name, tree in abstract.items():
                 target = jax.tree.map(_on_one_device, tree)
                 restored[name] = checkpointer.restore(path / name, target)
@@ -121,6 +124,22 @@ def _vanishes(path: Path) -> bool:
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return not path.exists()
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For reading: no process waits for another, which may have gone."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
+def _shared(tree: Any) -> Any:
+    """The same arrays as all processes have, in the form that lets Orbax divide the writing among them."""
+    if jax.process_count() == 1:
+        return tree
+    everywhere = jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), "all"), jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda i: x[i]), tree)
 
 
 def _on_one_device(x: Any) -> jax.ShapeDtypeStruct:

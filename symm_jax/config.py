@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
+from symm_jax import feed
 from symm_jax.errors import InputError
 
 # A run may be continued with other values of these: they change where or how long, not what is computed.
@@ -19,6 +20,7 @@ _FREE = (
     "clustering",
     "data.dir",
     "data.cache_dir",
+    "data.on_device",
     "data.mirrors",
     "model.mirrors",
 )
@@ -64,6 +66,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
         _require(config, field, lambda x: 0 < x < 1, "between 0 and 1")
     for field in ("model.dtype", "model.param_dtype"):
         _require(config, field, lambda x: x in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    _require(config, "data.on_device", lambda x: x in feed.ON_DEVICE, f"one of {', '.join(feed.ON_DEVICE)}")
     _require(config, "augment.enlarge", lambda x: 1 <= x < math.inf, "1 or more")
     low = config.augment.min_margin
     _require(config, "augment.max_margin", lambda x: low <= x < 0.5, f"from min_margin ({low}) to below 0.5")
@@ -88,12 +91,12 @@ def to_dict(config: ml_collections.ConfigDict) -> dict:
 
 def differences(ours: dict, theirs: dict) -> list[str]:
     """The fields, as "a.b: 1, there 2", in which two configs describe different runs."""
-    ours, theirs = _BEFORE | _flat(ours), _BEFORE | _flat(theirs)
+    ours, theirs = _BEFORE | flat(ours), _BEFORE | flat(theirs)
     fields = [f for f in sorted(ours.keys() | theirs.keys()) if f not in _FREE]
     return [
         f"{field}: {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
         for field in fields
-        if ours.get(field, _flat) != theirs.get(field, _flat)
+        if ours.get(field, flat) != theirs.get(field, flat)
     ]
 
 
@@ -105,11 +108,12 @@ def _require(config: Any, field: str, accept, meaning: str) -> None:
         raise InputError(f"config.{field} must be {meaning}, got {value!r}")
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """Nested dicts as one, with keys like "a.b"."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _plain(value: Any) -> Any:

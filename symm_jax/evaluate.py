@@ -148,7 +148,7 @@ def embedder(model: Any) -> Any:
     def embed(params, images):
         return model.apply({"params": params}, images).astype(jnp.float32)
 
-    return jax.pmap(embed, axis_name=train.AXIS)
+    return jax.pmap(embed, axis_name=train.AXIS, devices=jax.local_devices())
 
 
 def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: str) -> np.ndarray:

@@ -1,11 +1,12 @@
 """What each --mode of launch.py does."""
 
+import os
 from pathlib import Path
 
 import jax
 import ml_collections
 
-from symm_jax import compare, evaluate, prepare, report, selection, train
+from symm_jax import compare, distributed, evaluate, prepare, report, selection, train
 from symm_jax import config as configs
 from symm_jax.errors import InputError
 
@@ -19,9 +20,11 @@ def run(
       InputError: a mistake in flags, config, data or workdir.
       FloatingPointError: training diverged.
     """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
     if mode == "compare":
         return compare.compare(config, folders[0])
-    configs.validate(config, jax.local_device_count())
+    configs.validate(config, jax.device_count())
     for folder in folders:
         if config.data.dir and folder.is_relative_to(Path(config.data.dir).expanduser().resolve()):
             raise InputError(f"--workdir: {folder} lies in config.data.dir, where its pictures would be taken for data")
@@ -29,7 +32,12 @@ def run(
     if mode == "prepare":
         prepare.prepare(config, folders[0])
     if mode in ("train", "train_and_eval"):
-        train.train(config, folders[0])
+        with distributed.noticing_the_lost():
+            train.train(config, folders[0])
+        if jax.process_count() > 1:  # the main one evaluates alone, with its own devices
+            distributed.separate()
+            if not distributed.is_main():
+                return []
     if mode in ("eval", "train_and_eval"):
         faults = evaluate.evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
     # Where nothing could be measured, that is the message, not that there is nothing to report.

@@ -1,13 +1,7 @@
 """Training: one pure step, mapped over the devices with pmap, and the loop around it."""
 
-import collections
 import contextlib
 import functools
-import math
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +11,27 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-import tqdm
 
-from symm_jax import checkpoint, images, logs, losses, models, optim, selection, workdirs
+from symm_jax import (
+    checkpoint,
+    distributed,
+    feed,
+    images,
+    logs,
+    loop,
+    losses,
+    models,
+    optim,
+    selection,
+    workdirs,
+)
 from symm_jax import config as configs
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
+from symm_jax.feed import AXIS, Batch, batches, replicate
 
-AXIS = "devices"
-_PAIR_STREAM, _AUGMENT_STREAM, _INIT_STREAM = range(3)  # independent uses of the one seed
-_STEPS_AHEAD = 2  # dispatched before the loop waits: the next batch is gathered while the device works
+_AUGMENT_STREAM, _INIT_STREAM = 1, 2  # independent uses of the one seed, beside feed.pair_key
+_STEPS_AHEAD, _PIECES_AHEAD = 2, 1  # dispatched before the loop waits for one: single steps, and many in one
 
 
 class State(NamedTuple):
@@ -47,14 +52,6 @@ class Recipe(NamedTuple):
     augment: Callable[..., jax.Array]
     weight_penalty: float
     key: jax.Array
-
-
-class Batch(NamedTuple):
-    """images (n, 2, side, side, 3) uint8 of anchor and positive, shorter (n, 2, 2) float32, labels (n,) int32."""
-
-    images: jax.Array
-    shorter: jax.Array
-    labels: jax.Array
 
 
 def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
@@ -151,43 +148,37 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
 
+def train_steps(
+    state: State, resident: feed.Resident, count: jax.Array, recipe: Recipe, num_pairs: int
+) -> tuple[State, dict[str, jax.Array]]:
+    """`count` updates, with the same batches as `feed.batches` has of the same images; metrics are the last one's."""
+    share = num_pairs // jax.lax.axis_size(AXIS)
+
+    def step(state):
+        index = pairs.sample(feed.pair_key(recipe.key), state.step, resident.table, num_pairs)
+        index = jax.lax.dynamic_slice_in_dim(index, share * jax.lax.axis_index(AXIS), share)
+        batch = Batch(resident.images[index], resident.shorter[index], resident.labels[index[:, 0]])
+        return train_step(state, batch, recipe)
+
+    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state)[1])
+    return jax.lax.fori_loop(0, count, lambda _, carry: step(carry[0]), (state, metrics))
+
+
 def pmap_train_step(recipe: Recipe) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
     """`train_step` over the local devices: a replicated state and a batch with a leading axis of devices."""
     return jax.pmap(lambda state, batch: train_step(state, batch, recipe), axis_name=AXIS, donate_argnums=0)
 
 
-def replicate(tree: Any) -> Any:
-    """A copy on every local device, as a leading axis."""
-    devices = jax.local_device_count()
-    copy = jax.pmap(lambda _, x: x, axis_name=AXIS, in_axes=(0, None))
-    return copy(np.arange(devices), tree)
-
-
-def unreplicate(tree: Any) -> Any:
-    """The first device's copy."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data.squeeze(0), tree)
-
-
-def batches(
-    arrays: Arrays,
-    table: pairs.ClassTable,
-    key: jax.Array,
-    first_step: int,
-    num_steps: int,
-    num_pairs: int,
-    num_devices: int,
-) -> Iterator[Batch]:
-    """The batches of steps first_step .. num_steps - 1, split over devices: arrays (devices, n, ...)."""
-    key = jax.random.fold_in(key, _PAIR_STREAM)
-    chunk = 128  # steps whose indices are drawn at once
-    for start in range(first_step, num_steps, chunk):
-        for index in pairs.sample_steps(key, start, min(chunk, num_steps - start), table, num_pairs):
-            index = index.reshape(num_devices, -1, 2)
-            yield Batch(arrays.images[index], arrays.shorter[index], arrays.labels[index[..., 0]])
+def pmap_train_steps(recipe: Recipe, num_pairs: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """`train_steps` over the devices: (replicated state, resident images a device, count)."""
+    steps = functools.partial(train_steps, recipe=recipe, num_pairs=num_pairs)
+    return jax.pmap(steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains to config.num_steps, from the newest checkpoint in `workdir` if there is one.
+
+    Of several processes all call this, with the same config and one workdir that they share.
 
     Raises:
       InputError: something is wrong with the config, the data or the workdir; nothing has been compiled then.
@@ -206,103 +197,75 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
     table = pairs.class_table(arrays.labels, rows)
     pairs.require_classes(table, num_pairs)
-    with workdirs.writing(workdir, config):
-        workdirs.check_data(workdir, {"train": images.fingerprint(arrays), "test": images.fingerprint(test)})
+    splits = {"train": images.fingerprint(arrays), "test": images.fingerprint(test)}
+    first_step = finished[-1] if finished else 0
+    _require_agreement(config, workdir, splits, first_step)
+    with workdirs.writing(workdir, config), contextlib.ExitStack() as stack:
+        workdirs.check_data(workdir, splits)
         state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
-        first_step = finished[-1] if finished else 0
-        _describe(config, workdir, arrays, rows, state, first_step)
-        stream = batches(arrays, table, recipe.key, first_step, config.num_steps, num_pairs, jax.local_device_count())
-        logs.truncate(logs.metrics_path(workdir, "eval"), first_step)
-        selection.forget_best(workdir, first_step)
-        workdirs.mark_finished(workdir, None)
-        with (
-            checkpoint.Writer(workdir, configs.to_dict(config)) as writer,
-            logs.MetricLog(workdir, "train", first_step) as log,
-            _stop_signals() as stop,
-        ):
-            _loop(config, recipe, state, first_step, stream, writer, log, stop)
+        stays = config.data.on_device == "always" or (config.data.on_device == "auto" and feed.fits(arrays))
+        log = None
+        if distributed.is_main():
+            _describe(config, workdir, arrays, rows, state, first_step, stays)
+            logs.truncate(logs.metrics_path(workdir, "eval"), first_step)
+            selection.forget_best(workdir, first_step)
+            workdirs.mark_finished(workdir, None)
+            log = stack.enter_context(logs.MetricLog(workdir, "train", first_step))
+        work = _of_resident if stays else _of_fed
+        with checkpoint.Writer(workdir, configs.to_dict(config)) as writer:
+            loop.run(
+                config,
+                replicate(state),
+                first_step,
+                work(config, recipe, arrays, table, first_step),
+                _PIECES_AHEAD if stays else _STEPS_AHEAD,
+                writer,
+                log,
+            )
         # Only now: leaving the writer has waited for the last checkpoint.
-        workdirs.mark_finished(workdir, max(first_step, config.num_steps))
+        if distributed.is_main():
+            workdirs.mark_finished(workdir, max(first_step, config.num_steps))
 
 
-def _loop(config, recipe, state, first_step, stream, writer, log, stop) -> None:
-    step_fn = pmap_train_step(recipe)
-    state = replicate(state)
-    pending = collections.deque()
-    bar = tqdm.tqdm(total=config.num_steps, initial=first_step, unit="step", desc="train", dynamic_ncols=True)
-    last_log, last_time = first_step, time.monotonic()
-
-    def save(step: int) -> None:
-        _, params, opt_state = jax.device_get(unreplicate(state))
-        writer.save(step, params, opt_state)
-
-    with bar:
-        for step, batch in enumerate(stream, first_step + 1):
-            state, metrics = step_fn(state, batch)
-            pending.append(metrics)
-            if len(pending) > _STEPS_AHEAD:
-                jax.block_until_ready(pending.popleft())
-            bar.update()
-            logging, saving = step % config.log_every == 0, step % config.checkpoint_every == 0
-            if logging or saving or stop or step == config.num_steps:
-                values = {name: float(x) for name, x in jax.device_get(unreplicate(metrics)).items()}
-                _require_finite(values, step, config.seed)
-                now = time.monotonic()
-                rate = (step - last_log) * config.batch_size / (now - last_time)
-                last_log, last_time = step, now
-                if logging:
-                    log.write(step, values | {"images_per_second": rate})
-                bar.set_postfix(
-                    loss=f"{values['loss']:.3f}", rate=f"{values['learning_rate']:.1e}", images_per_s=f"{rate:.0f}"
-                )
-            if saving or stop or step == config.num_steps:
-                save(step)
-            if stop:
-                bar.write(f"stopped by {stop[0].name} at step {step}; the same command goes on from there")
-                sys.exit(128 + stop[0])
+def _of_fed(config, recipe, arrays, table, first_step) -> Iterator[loop.Dispatch]:
+    """Step by step, each with the batch that it is fed."""
+    run = pmap_train_step(recipe)
+    pairs_and_devices = config.batch_size // 2, jax.device_count()
+    stream = batches(
+        arrays, table, recipe.key, first_step, config.num_steps, *pairs_and_devices, local=feed.local_devices()
+    )
+    for end, batch in enumerate(feed.ahead(stream), first_step + 1):
+        yield loop.Dispatch(end, lambda state, batch=batch: run(state, batch))
 
 
-def _require_finite(values: dict[str, float], step: int, seed: int) -> None:
-    bad = [f"{name} = {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
-    if bad:
-        raise FloatingPointError(
-            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}; nothing was saved since the last "
-            "checkpoint. Try a lower --config.optimizer.learning_rate"
-        )
+def _of_resident(config, recipe, arrays, table, first_step) -> Iterator[loop.Dispatch]:
+    """From one step that is logged or saved to the next, on images that lie on the devices."""
+    run = pmap_train_steps(recipe, config.batch_size // 2)
+    resident = replicate(feed.Resident(arrays.images, arrays.shorter, arrays.labels, table))
+    for start, end in feed.spans(first_step, config.num_steps, config.log_every, config.checkpoint_every):
+        yield loop.Dispatch(end, lambda state, count=end - start: run(state, resident, count))
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Yields a list that SIGTERM or Ctrl-C adds itself to; a second one acts at once."""
-    received: list[signal.Signals] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def receive(number, _):
-        received.append(signal.Signals(number))
-        for n, handler in before.items():
-            signal.signal(n, handler)
-
-    for number in numbers:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _require_agreement(config, workdir: Path, splits: dict[str, str], first_step: int) -> None:
+    """Several processes must be of one run; where each keeps its copy of the data is its own matter."""
+    facts = {f"config.{k}": v for k, v in configs.flat(configs.to_dict(config)).items()}
+    for own in ("data.dir", "data.cache_dir", "model.pretrained"):
+        facts.pop(f"config.{own}")
+    facts |= {f"{split} split": value for split, value in splits.items()}
+    facts |= {"--workdir": str(workdir), "newest checkpoint": first_step, "devices": jax.local_device_count()}
+    distributed.require_agreement(facts)
 
 
-def _describe(config, workdir: Path, arrays: Arrays, rows: np.ndarray, state: State, first_step: int) -> None:
+def _describe(config, workdir: Path, arrays: Arrays, rows, state: State, first_step: int, stays: bool) -> None:
     count = sum(w.size for w in jax.tree.leaves(state.params))
     device = jax.local_devices()[0]
     start = f"resumed from step {first_step}" if first_step else config.model.pretrained or "from scratch"
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(f"workdir   {workdir}")
-    print(f"devices   {jax.local_device_count()} x {device.device_kind}")
+    print(f"devices   {jax.device_count()} x {device.device_kind}{processes}")
     print(
         f"train     {len(rows):,} images of {len(np.unique(arrays.labels[rows]))} classes, "
-        f"{arrays.images.shape[1]} px, {arrays.images.nbytes / 1e6:,.0f} MB"
+        f"{arrays.images.shape[1]} px, {arrays.images.nbytes / 1e6:,.0f} MB "
+        + ("on each device" if stays else "in a memory map")
     )
     print(f"model     {config.model.name}, {count:,} parameters, {start}")

@@ -7,23 +7,30 @@ from pathlib import Path
 
 import ml_collections
 
-from symm_jax import checkpoint, files
+from symm_jax import checkpoint, distributed, files
 from symm_jax import config as configs
 from symm_jax.errors import InputError
 
 
 @contextlib.contextmanager
 def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Claims `workdir` for training `config` and writes config.json; only one process trains in it at a time.
+    """Claims `workdir` for training `config` and writes config.json; only one run trains in it at a time.
+
+    Of several processes of a run the main one does so, and the others wait for it.
 
     Raises:
       InputError: another process trains there, it holds another config's run, or it cannot be written.
     """
+    if not distributed.is_main():
+        distributed.require_shared(workdir)
+        yield
+        return
     create(workdir)
     with files.lock(workdir / ".lock", busy=f"--workdir: another process trains in {workdir}"):
         check_config(workdir, config)
         files.write_text(workdir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
         checkpoint.remove_unfinished(workdir)
+        distributed.require_shared(workdir)
         yield
 
 
@@ -74,7 +81,7 @@ def check_data(workdir: Path, splits: Mapping[str, str]) -> None:
                 f"--workdir: {workdir} has a run on other data: its {split} split was {noted[split]}, and that of "
                 f"config.data.dir is {fingerprint}; give back the data, or use another --workdir"
             )
-    if splits.items() - noted.items():
+    if splits.items() - noted.items() and distributed.is_main():
         files.write_text(path, json.dumps(noted | dict(splits), indent=2) + "\n")
 
 

@@ -1,9 +1,16 @@
 """Eight host devices, strict promotion, and small data sets and configs shared by the tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One for all tests of a run and the programs that they start: many compile the same.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="symm_jax-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 
@@ -61,5 +68,8 @@ def tiny(cars, tmp_path):
 def one_device(monkeypatch):
     """Makes the program see one of the eight devices."""
     pmap = jax.pmap
+    devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    monkeypatch.setattr(jax, "pmap", lambda f, **options: pmap(f, **options, devices=jax.devices()[:1]))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "local_devices", lambda **_: devices)
+    monkeypatch.setattr(jax, "pmap", lambda f, **options: pmap(f, **(options | {"devices": devices})))

@@ -82,6 +82,21 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
 
 
+def test_images_on_the_device_make_the_same_run(tiny, tmp_path, one_device):
+    fed, resident = tmp_path / "fed", tmp_path / "resident"
+    tiny.num_steps, tiny.log_every, tiny.checkpoint_every = 5, 2, 3
+    tiny.optimizer.eps = 1e-3  # or Adam makes steps of the rounding of gradients near 0
+    train.train(tiny, fed)
+    tiny.data.on_device = "always"
+    train.train(tiny, resident)
+    assert checkpoint.steps(resident) == [3, 5]
+    lines = [logs.read(logs.metrics_path(w, "train")) for w in (fed, resident)]
+    assert [line["step"] for line in lines[1]] == [2, 4]
+    np.testing.assert_allclose(*([line["loss"] for line in some] for some in lines), rtol=1e-5)
+    states = [train.create_state(tiny, train.create_recipe(tiny), restore_from=w) for w in (fed, resident)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), *states)
+
+
 def test_another_configs_workdir_is_refused(tiny, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(train.configs.to_dict(tiny)))

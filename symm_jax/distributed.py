@@ -1,0 +1,168 @@
+"""Several processes as one run: joining them, agreeing, and ending together.
+
+Every process runs the same program on its own devices. Process 0 alone writes the workdir; checkpoints are the
+exception, of which each writes a share.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from symm_jax.errors import InputError
+
+AUTO = "auto"
+_JOIN_SECONDS = 300
+_TOGETHER = (0, 130, 143)  # exit codes that all processes end with: done, or stopped by a signal to any
+_SILENCE_SECONDS = 60  # without a sign of life a process counts as dead, and the others end
+
+
+def join(coordinator: str, num_processes: int | None, process_id: int | None, timeout: int = _JOIN_SECONDS) -> None:
+    """Makes this process one of several.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0, or "auto": ask SLURM, Open MPI or Kubernetes.
+      num_processes: how many processes there are; None with "auto".
+      process_id: which one this is, from 0; None with "auto".
+      timeout: seconds to wait for the others; then process 0, for whom JAX does the waiting, is ended by it.
+
+    Raises:
+      InputError: it cannot be told which processes there are, or process 0 does not answer.
+    """
+    options = {"initialization_timeout": timeout, "heartbeat_timeout_seconds": _SILENCE_SECONDS}
+    if coordinator != AUTO:
+        # Said before, because JAX, when nobody comes, ends the process without these figures.
+        print(f"process   {process_id} of {num_processes}, meeting at {coordinator} within {timeout} s", flush=True)
+        if process_id:
+            _require_answer(coordinator, process_id, num_processes, timeout)
+        options |= {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+        options |= {"cluster_detection_method": "deactivate"}
+    try:
+        jax.distributed.initialize(**options)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "no SLURM, Open MPI or Kubernetes job found; give --coordinator=HOST:PORT, --num_processes and "
+        raise InputError(
+            f"--coordinator={coordinator}: {reason}"
+            + (f" ({advice}--process_id)" if coordinator == AUTO else f" (process {process_id} of {num_processes})")
+        ) from error
+    if coordinator == AUTO:
+        print(f"process   {jax.process_index()} of {jax.process_count()}", flush=True)
+
+
+def separate() -> None:
+    """Waits for the other processes to get here too; from then on each is alone, with its own devices."""
+    jax.distributed.shutdown()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with exit code `code`.
+
+    Of several, one that fails does not wait for the others, as JAX would: they are to notice at once.
+    """
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if code not in _TOGETHER:
+            os._exit(code)
+        separate()
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def noticing_the_lost() -> Iterator[None]:
+    """Turns JAX's error into ConnectionError, saying what to do, when another process has gone in the block."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise ConnectionError(
+            f"process {jax.process_index()} of {jax.process_count()} has lost another, whose own last line says why "
+            f"({str(error).splitlines()[0][:200]}); start all again, and the run goes on from its newest checkpoint"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes: the only one, or number 0."""
+    return jax.process_index() == 0
+
+
+def require_agreement(facts: Mapping[str, object]) -> None:
+    """Raises InputError in every process, naming what differs, unless all have given the same {name: value}."""
+    if jax.process_count() == 1:
+        return
+    ours, *others = [json.loads(text) for text in _gather(json.dumps({k: repr(v) for k, v in facts.items()}))]
+    different = [
+        f"{name}: {ours.get(name)} in process 0, {theirs.get(name)} in process {process}"
+        for process, theirs in enumerate(others, 1)
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    if different:
+        listed = "\n  ".join(different)
+        raise InputError(f"the processes of this run do not agree; start all with the same flags and data:\n  {listed}")
+
+
+def require_shared(folder: Path) -> None:
+    """Waits for all processes; raises InputError in every one unless all see the file that the main one writes here."""
+    if jax.process_count() == 1:
+        return
+    mark = folder / ".processes"
+    if is_main():
+        mark.touch()
+    multihost_utils.sync_global_devices("the main process has made the workdir")
+    blind = [process for process, sees in enumerate(_gather(str(mark.exists()))) if sees != "True"]
+    if blind:
+        raise InputError(
+            f"--workdir: process {', '.join(map(str, blind))} of {jax.process_count()} does not see the {folder} of "
+            "process 0; use a folder that all machines share"
+        )
+
+
+def anywhere(flag: bool) -> bool | jax.Array:
+    """Whether `flag` is set in any process: with several, an array on its way, to be read later with bool()."""
+    if jax.process_count() == 1:
+        return flag
+    return _any()(np.full(jax.local_device_count(), flag)).addressable_shards[0].data.squeeze(0)
+
+
+@functools.cache
+def _any():
+    return jax.pmap(lambda x: jax.lax.pmax(x, "devices"), axis_name="devices")
+
+
+def _gather(text: str) -> list[str]:
+    """The texts of all processes, in their order."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
+    filled = np.zeros(lengths.max(), np.uint8)
+    filled[: len(data)] = data
+    rows = multihost_utils.process_allgather(filled).reshape(len(lengths), -1)
+    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
+
+
+def _require_answer(coordinator: str, process_id: int, num_processes: int, timeout: int) -> None:
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"--coordinator={coordinator}: no answer within {timeout} s ({error}); process {process_id} of "
+                    f"{num_processes} needs process 0 to run there, and its port to be open"
+                ) from error
+            time.sleep(0.2)

@@ -1,0 +1,136 @@
+"""The way of a batch to the devices: fed from the memory map ahead of time, or drawn from images that lie there."""
+
+import collections
+import concurrent.futures
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from symm_jax.data import pairs
+from symm_jax.data.arrays import Arrays
+
+AXIS = "devices"  # what pmap maps over
+ON_DEVICE = ("auto", "always", "never")  # values of config.data.on_device
+_SHARE = 0.5  # of the free memory of a device that images may take: a step needs the rest
+_STREAM = 0  # of the run's key; train.py uses others
+_CHUNK = 128  # steps whose indices are drawn at once
+_AHEAD = 2  # batches gathered and sent before they are asked for
+
+
+class Batch(NamedTuple):
+    """images (n, 2, side, side, 3) uint8 of anchor and positive, shorter (n, 2, 2) float32, labels (n,) int32."""
+
+    images: Any
+    shorter: Any
+    labels: Any
+
+
+class Resident(NamedTuple):
+    """A whole training set on a device: its Arrays' images, shorter and labels, and the table to draw pairs from."""
+
+    images: Any
+    shorter: Any
+    labels: Any
+    table: pairs.ClassTable
+
+
+def batches(
+    arrays: Arrays,
+    table: pairs.ClassTable,
+    key: jax.Array,
+    first_step: int,
+    num_steps: int,
+    num_pairs: int,
+    num_devices: int,
+    *,
+    local: slice = slice(None),
+) -> Iterator[Batch]:
+    """The batches of steps first_step .. num_steps - 1, split over devices: numpy arrays (devices, n, ...).
+
+    Args:
+      arrays: the training images.
+      table: classes to draw from.
+      key: of the run.
+      first_step: the first step.
+      num_steps: where training ends.
+      num_pairs: pairs in a batch, of all devices together.
+      num_devices: of all processes together.
+      local: which of the devices are fed here; nothing is read for the others.
+    """
+    for start in range(first_step, num_steps, _CHUNK):
+        # On the CPU, so as not to wait in line behind the steps that an accelerator has been given.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            drawn = pairs.sample_steps(pair_key(key), start, min(_CHUNK, num_steps - start), table, num_pairs)
+        for index in drawn:
+            index = index.reshape(num_devices, -1, 2)[local]
+            yield Batch(arrays.images[index], arrays.shorter[index], arrays.labels[index[..., 0]])
+
+
+def pair_key(key: jax.Array) -> jax.Array:
+    """The key of `pairs.sample`, from that of the run."""
+    return jax.random.fold_in(key, _STREAM)
+
+
+def local_devices() -> slice:
+    """Which of all devices are this process's, for `batches`."""
+    first = jax.process_index() * jax.local_device_count()
+    return slice(first, first + jax.local_device_count())
+
+
+def ahead(stream: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches on the local devices, gathered and sent by a thread before they are asked for."""
+    split, stream = _split(), iter(stream)
+
+    def fetch() -> Batch | None:
+        batch = next(stream, None)
+        return None if batch is None else jax.device_put(batch, split)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = collections.deque(pool.submit(fetch) for _ in range(_AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(fetch))
+            yield batch
+
+
+def fits(arrays: Arrays) -> bool:
+    """Whether the images fit beside a training step into the memory of every local device.
+
+    False on a CPU, whose memory the memory map is in already.
+    """
+    free = []
+    for device in jax.local_devices():
+        stats = device.memory_stats() or {}
+        free.append(stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0))
+    return arrays.images.nbytes <= _SHARE * min(free)
+
+
+def replicate(tree: Any) -> Any:
+    """A copy on every local device, as a leading axis, as pmap takes it."""
+    devices = jax.local_device_count()
+
+    def put(x):
+        return jax.device_put(np.broadcast_to(np.asarray(x)[None], (devices, *x.shape)), _split())
+
+    return jax.tree.map(put, tree)
+
+
+def spans(first_step: int, num_steps: int, *every: int) -> Iterator[tuple[int, int]]:
+    """Steps first_step .. num_steps in pieces (start, end) that end at each multiple of the numbers `every`.
+
+    Example:
+      >>> list(spans(3, 12, 5, 6))
+      [(3, 5), (5, 6), (6, 10), (10, 12)]
+    """
+    start = first_step
+    while start < num_steps:
+        end = min(num_steps, *((start // e + 1) * e for e in every))
+        yield start, end
+        start = end
+
+
+def _split() -> NamedSharding:
+    """Of arrays with a leading axis of local devices."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))

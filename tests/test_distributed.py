@@ -1,0 +1,142 @@
+"""Several processes as one run: as users start them, on CPU devices that talk through gloo."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from symm_jax import checkpoint, distributed, errors, logs, train, workdirs
+
+CONFIG = """
+from configs import car_symm_npair
+def get_config():
+    config = car_symm_npair.get_config()
+    config.data.dir, config.data.cache_dir = {cars!r}, {cache!r}
+    config.data.image_size = 16
+    config.batch_size, config.num_steps, config.checkpoint_every, config.log_every = 8, 6, 3, 1
+    config.recall_ks = (1, 2)
+    config.model.name, config.model.pretrained, config.model.dim = "convnet", "", 8
+    config.model.options = type(config)({{"widths": (8, 8)}})
+    config.losses = ({{"name": "npair", "synthesis": "symmetric", "l2_normalize": True, "scale": 8.0}},)
+    return config
+"""
+
+
+@pytest.fixture
+def start(cars, tmp_path):
+    """A function (number of processes, flags, devices each) -> the processes, killed at the end of the test."""
+    (tmp_path / "config.py").write_text(CONFIG.format(cars=str(cars), cache=str(tmp_path / "cache")))
+    everyone = []
+
+    def go(count, *flags, devices=1, own=lambda process: ()):
+        with contextlib.closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        for process in range(count):
+            several = [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={process}"]
+            command = [
+                sys.executable,
+                "launch.py",
+                f"--config={tmp_path / 'config.py'}",
+                f"--workdir={tmp_path / 'run'}",
+            ]
+            command += [*flags, *own(process), *(several if count > 1 else [])]
+            with open(tmp_path / f"log{process}", "w") as out:
+                everyone.append(subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT))
+        return everyone[-count:]
+
+    yield go
+    for process in everyone:
+        process.kill()
+
+
+def ends(processes, tmp_path, timeout=150):
+    """Exit codes and what the processes printed."""
+    codes = [process.wait(timeout) for process in processes]
+    return codes, [(tmp_path / f"log{i}").read_text() for i in range(len(processes))]
+
+
+def params(tiny_config, workdir, step):
+    shapes = jax.eval_shape(lambda: train.create_state(tiny_config, train.create_recipe(tiny_config)).params)
+    return checkpoint.restore(workdir, step, params=shapes)["params"]
+
+
+def test_two_processes_then_four_are_one(start, tiny, tmp_path):
+    tiny.optimizer.learning_rate = 1e-4
+    codes, said = ends(start(2, "--mode=train", "--config.num_steps=3", devices=2), tmp_path)
+    assert codes == [0, 0], said
+    assert "devices   4 x cpu in 2 processes" in said[0]
+    assert "devices" not in said[1]  # one process speaks
+    shares = {p.name for p in (tmp_path / "run/checkpoints/3/params").glob("ocdbt.process_*")}
+    assert shares == {"ocdbt.process_0", "ocdbt.process_1"}
+    codes, said = ends(start(4), tmp_path)
+    assert codes == [0] * 4, said
+    assert "resumed from step 3" in said[0]
+    assert "recall@1" in said[0]
+    assert "recall@1" not in "".join(said[1:])
+    assert workdirs.finished(tmp_path / "run") == 6
+    assert [row["step"] for row in logs.read(logs.metrics_path(tmp_path / "run", "train"))] == [1, 2, 3, 4, 5, 6]
+    (tmp_path / "run").rename(tmp_path / "several")
+    codes, said = ends(start(1, "--mode=train", devices=4), tmp_path)
+    assert codes == [0], said
+    alone, several = (params(tiny, tmp_path / name, 6) for name in ("run", "several"))
+    # Adam turns the rounding of gradients near 0 into a part of its step of 1e-4.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), alone, several)
+    losses = [
+        [row["loss"] for row in logs.read(logs.metrics_path(tmp_path / name, "train"))] for name in ("run", "several")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def wait_for_step(workdir, step):
+    deadline = time.monotonic() + 120
+    while not any(s >= step for s in checkpoint.steps(workdir)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
+    run = tmp_path / "run"
+    long = ("--mode=train", "--config.num_steps=1000000", "--config.checkpoint_every=20", "--config.log_every=20")
+    processes = start(2, *long)
+    wait_for_step(run, 20)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, said = ends(processes, tmp_path)
+    assert codes == [143, 143], said
+    stopped = checkpoint.steps(run)[-1]
+    assert f"stopped by SIGTERM at step {stopped}; the same command goes on" in said[0]
+    processes = start(2, *long)
+    wait_for_step(run, stopped + 20)
+    processes[1].kill()
+    codes, said = ends(processes, tmp_path, timeout=90)
+    assert codes == [1, -signal.SIGKILL], said
+    last = said[0].strip().splitlines()[-1]
+    assert last.startswith("error: process 0 of 2 has lost another")
+    assert "start all again, and the run goes on from its newest checkpoint" in last
+    newest = checkpoint.steps(run)[-1]
+    assert newest > stopped
+    assert json.loads((run / "config.json").read_text())["num_steps"] == 1000000
+
+
+def test_processes_that_differ_are_all_refused(start, tmp_path):
+    processes = start(2, "--mode=train", own=lambda process: (f"--config.seed={process}",))
+    codes, said = ends(processes, tmp_path)
+    assert codes == [2, 2], said
+    for text in said:
+        assert "do not agree" in text
+        assert "\n  config.seed: 0 in process 0, 1 in process 1\n" in text + "\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_nobody_at_the_coordinators_address():
+    with pytest.raises(errors.InputError, match=r"--coordinator=127.0.0.1:1: no answer within 0 s .* process 1 of 2"):
+        distributed.join("127.0.0.1:1", 2, 1, timeout=0)
