@@ -62,7 +62,7 @@ def batches(
     """
     for start in range(first_step, num_steps, _CHUNK):
         # On the CPU, so as not to wait in line behind the steps that an accelerator has been given.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        with jax.default_device(_cpu()):
             drawn = pairs.sample_steps(pair_key(key), start, min(_CHUNK, num_steps - start), table, num_pairs)
         for index in drawn:
             index = index.reshape(num_devices, -1, 2)[local]
@@ -129,6 +129,13 @@ def spans(first_step: int, num_steps: int, *every: int) -> Iterator[tuple[int, i
         end = min(num_steps, *((start // e + 1) * e for e in every))
         yield start, end
         start = end
+
+
+def _cpu() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
 
 
 def _split() -> NamedSharding:
