@@ -25,7 +25,7 @@ _FREE = (
     "model.mirrors",
 )
 # Fields that configs have not always had, with what was done before.
-_BEFORE = {"data.validation_classes": 0, "data.crop": True, "data.split_seed": 0}
+_BEFORE = {"data.validation_classes": 0, "data.crop": True, "data.split_seed": 0, "optimizer.backbone_rate": 1.0}
 
 _POSITIVE_INTEGERS = (
     "batch_size",
@@ -46,6 +46,7 @@ _NOT_NEGATIVE = (
     "optimizer.weight_penalty",
     "optimizer.embedding_gradient_scale",
     "optimizer.clip_norm",
+    "optimizer.backbone_rate",
     "augment.min_margin",
 )
 _DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -26,6 +26,7 @@ def create(
     eps: float = 1e-8,
     embedding_gradient_scale: float = 10.0,
     clip_norm: float = 0.0,
+    backbone_rate: float = 1.0,
 ) -> optax.GradientTransformation:
     """Embedding gradients x 10, then the optional clip of each array, then Adam, as the original orders them.
 
@@ -39,11 +40,16 @@ def create(
       eps: added to the root of the raw second moment, see `scale_by_tensorflow_adam`.
       embedding_gradient_scale: factor on the gradients below params["embedding"].
       clip_norm: largest L2 norm of any one array's gradient; 0 does not clip.
+      backbone_rate: learning rate of params["backbone"] over that of the rest; 0 freezes it. Today's practice of
+        fine-tuning, to which the original's factor on gradients was meant to come.
     """
     steps = [scale_embedding_gradients(embedding_gradient_scale)]
     if clip_norm:
         steps.append(clip_each_by_norm(clip_norm))
     steps += [scale_by_tensorflow_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate)]
+    if backbone_rate != 1:
+        groups = {"backbone": optax.scale(backbone_rate), "embedding": optax.identity()}
+        steps.append(optax.partition(groups, lambda params: {name: name for name in params}))
     return optax.chain(*steps)
 
 

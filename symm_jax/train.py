@@ -70,6 +70,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
             eps=o.eps,
             embedding_gradient_scale=o.embedding_gradient_scale,
             clip_norm=o.clip_norm,
+            backbone_rate=o.backbone_rate,
         ),
         learning_rate=schedule,
         augment=functools.partial(augment.augment, image_size=config.data.image_size, **config.augment),

@@ -20,11 +20,11 @@ def test_schedule_is_exact_at_every_boundary():
         assert float(schedule(step)) == np.float32(rate), step
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 5.0])
-def test_update_rule_against_float64(clip_norm):
+@pytest.mark.parametrize(("clip_norm", "backbone_rate"), [(0.0, 1.0), (5.0, 0.1)])
+def test_update_rule_against_float64(clip_norm, backbone_rate):
     rng = np.random.default_rng(0)
     params = {"backbone": rng.normal(size=(4, 3)), "embedding": {"kernel": rng.normal(size=3)}}
-    optimizer = optim.create(optax.constant_schedule(1e-3), eps=1e-3, clip_norm=clip_norm)
+    optimizer = optim.create(optax.constant_schedule(1e-3), eps=1e-3, clip_norm=clip_norm, backbone_rate=backbone_rate)
     state = optimizer.init(jax.tree.map(jnp.float32, params))
     m = v = jax.tree.map(np.zeros_like, params)
     for t in range(1, 6):
@@ -37,6 +37,7 @@ def test_update_rule_against_float64(clip_norm):
         v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradients)
         rate = 1e-3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
         expected = jax.tree.map(lambda m, v, rate=rate: -rate * m / (np.sqrt(v) + 1e-3), m, v)
+        expected["backbone"] = backbone_rate * expected["backbone"]
         jax.tree.map(lambda u, e: np.testing.assert_allclose(u, e, rtol=1e-5, atol=1e-8), updates, expected)
 
 
