@@ -50,12 +50,10 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None, ti
     try:
         jax.distributed.initialize(**options)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        advice = "no SLURM, Open MPI or Kubernetes job found; give --coordinator=HOST:PORT, --num_processes and "
-        raise InputError(
-            f"--coordinator={coordinator}: {reason}"
-            + (f" ({advice}--process_id)" if coordinator == AUTO else f" (process {process_id} of {num_processes})")
-        ) from error
+        reason = f"{str(error).splitlines()[0]} (process {process_id} of {num_processes})"
+        if coordinator == AUTO and isinstance(error, ValueError):
+            reason = "no job of SLURM, Open MPI or Kubernetes found; give HOST:PORT, --num_processes and --process_id"
+        raise InputError(f"--coordinator={coordinator}: {reason}") from error
     if coordinator == AUTO:
         print(f"process   {jax.process_index()} of {jax.process_count()}", flush=True)
 
