@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from symm_jax import checkpoint, errors, files, images, logs, metrics, report, selection, train, workdirs
 from symm_jax.data.arrays import Arrays
@@ -143,18 +144,23 @@ def describe(arrays: Arrays, alone: str = "are no queries") -> str:
 
 
 def embedder(model: Any) -> Any:
-    """pmapped (params, images (devices, n, side, side, 3) uint8) -> embeddings (devices, n, dim) float32."""
+    """Jitted (params, images (n, side, side, 3) uint8) -> embeddings (n, dim) float32; local devices share the n."""
 
     def embed(params, images):
         return model.apply({"params": params}, images).astype(jnp.float32)
 
-    return jax.pmap(embed, axis_name=train.AXIS, devices=jax.local_devices())
+    everywhere, shared = _placements()
+    # Unchecked, for what the check asks of loops is no business of a model.
+    mapped = jax.shard_map(
+        embed, mesh=shared.mesh, in_specs=(everywhere.spec, shared.spec), out_specs=shared.spec, check_vma=False
+    )
+    return jax.jit(mapped, in_shardings=(everywhere, shared))
 
 
 def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: str) -> np.ndarray:
     """Embeds all images in batches of one size, the last one filled up: (n, dim) float32, raw."""
-    devices = jax.local_device_count()
-    params = train.replicate(params)
+    devices = len(jax.local_devices())
+    params = jax.device_put(params, _placements()[0])
     n, side = len(arrays.images), arrays.images.shape[1:]
     size = devices * min(batch_size, -(-n // devices))
     out = []
@@ -162,9 +168,18 @@ def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: s
         images = arrays.images[start : start + size]
         filled = np.zeros((size, *side), np.uint8)
         filled[: len(images)] = images
-        out.append(embed(params, filled.reshape(devices, -1, *side)))
+        out.append(embed(params, filled))
         jax.block_until_ready(out[max(0, len(out) - 1 - _BATCHES_AHEAD)])
-    return np.concatenate([np.asarray(x).reshape(size, -1) for x in out])[:n]
+    return np.concatenate(out)[:n]
+
+
+def _placements() -> tuple[NamedSharding, NamedSharding]:
+    """A copy on every device of this process, and rows shared among them.
+
+    Not all processes' devices: while one evaluates the others may do something else.
+    """
+    mesh = Mesh(jax.local_devices(), train.AXIS)
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(train.AXIS))
 
 
 def _evaluate_new(

@@ -3,16 +3,21 @@
 Nothing is sorted and no top-k is taken. Positives, the images of the query's class, are few: their similarities come
 first, class by class. One pass over tiles of the similarity matrix then counts, for each positive, the images of
 other classes that are at least as near. Where query and gallery are one set the matrix is symmetric, and a tile
-above its diagonal serves both halves. Memory is that of the embeddings and of a block of queries against the largest
-class, and otherwise fixed.
+above its diagonal serves both halves.
+
+Every device of this process takes its share of the blocks and tiles, and whole numbers are added up, so the result
+does not depend on how many there are. Memory on each is that of all embeddings (n x dim x 4 bytes: 124 MB for the
+60,502 x 512 of Stanford Online Products) and of a block of queries against the largest class, and otherwise fixed.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from symm_jax.similarity import product
 
@@ -20,6 +25,7 @@ TIE = 2.0**-23  # cosines this close are ties: float32's step at 1, about what r
 _POSITIVES_BLOCK = 256  # queries whose positives are sorted at once
 _UNIT_ROWS = 1024  # rows normalised at once, so that they stay in the cache
 _MAX_COUNTS = 2**25  # of (positive, query) pairs counted in one pass, 128 MiB
+_AXIS = "devices"
 
 
 class Ranks(NamedTuple):
@@ -146,7 +152,8 @@ def _by_class(query_labels: Any, gallery_labels: Any) -> tuple[_Side, _Side]:
 
 class _Grid(NamedTuple):
     """The similarity matrix in tiles of block x block. Rows are queries and columns the gallery, filled up to whole
-    tiles; both sorted by class, with label -1 for what fills up. `columns` is None where they are the rows."""
+    tiles; both sorted by class, with label -1 for what fills up. `columns` is None where they are the rows. Embeddings
+    are on every device."""
 
     rows: jax.Array
     row_labels: np.ndarray
@@ -158,12 +165,13 @@ class _Grid(NamedTuple):
 def _grid(queries: Any, side: _Side, gallery: Any, other: _Side, block_size: int) -> _Grid:
     longest = max(len(side.labels), len(other.labels))
     block = min(block_size, -(-longest // _POSITIVES_BLOCK) * _POSITIVES_BLOCK)
+    everywhere = NamedSharding(Mesh(jax.local_devices(), _AXIS), PartitionSpec())
 
     def fill(x, **value):
         return np.pad(x, [(0, -len(x) % block)] + [(0, 0)] * (x.ndim - 1), **value)
 
     def embeddings(x, order):
-        return jnp.asarray(fill(_unit(x)[order]))
+        return jax.device_put(fill(_unit(x)[order]), everywhere)
 
     labels = (fill(s.labels, constant_values=-1) for s in (side, other))
     columns = None if gallery is None else embeddings(gallery, other.order)
@@ -199,16 +207,18 @@ def _positives(grid: _Grid, first: int, count: int) -> jax.Array:
     first_tile = low.min(axis=1) // block
     num_tiles = int(((low.max(axis=1) + width - 1) // block - first_tile).max()) + 1
     first_tile = np.minimum(first_tile, len(grid.column_labels) // block - num_tiles)
-    return _positives_of_rows(grid._replace(block=None), first_tile, low, block, part, width, num_tiles, first, count)
+    mesh = grid.rows.sharding.mesh
+    grid = grid._replace(block=None)
+    return _positives_of_rows(grid, first_tile, low, mesh, block, part, width, num_tiles, first, count)
 
 
-@functools.partial(jax.jit, static_argnames=("block", "part", "width", "num_tiles", "first", "count"))
-def _positives_of_rows(grid, first_tiles, lows, block, part, width, num_tiles, first, count):
+@functools.partial(jax.jit, static_argnames=("mesh", "block", "part", "width", "num_tiles", "first", "count"))
+def _positives_of_rows(grid, first_tiles, lows, mesh, block, part, width, num_tiles, first, count):
     symmetric = grid.columns is None
     columns = grid.rows if symmetric else grid.columns
 
-    def of_rows(_, where):
-        i, first_tile, low = where
+    def of_rows(i, best):
+        first_tile = first_tiles[i]
         queries = _slice(grid.rows, i * block, block)
         tiles = [product(queries, _slice(columns, (first_tile + t) * block, block)) for t in range(num_tiles)]
         similarity = jnp.concatenate(tiles, axis=1)
@@ -224,17 +234,17 @@ def _positives_of_rows(grid, first_tiles, lows, block, part, width, num_tiles, f
                 positive &= row + jnp.arange(part)[:, None] != column + jnp.arange(width)[None]
             cosines = jnp.where(positive, cosines, -jnp.inf)
             if first + count == 1:
-                best = jnp.max(cosines, axis=1, keepdims=True)
+                largest = jnp.max(cosines, axis=1, keepdims=True)
             else:
-                best = jax.lax.top_k(cosines, min(first + count, width))[0][:, first:]
-            return None, jnp.where(best == -jnp.inf, jnp.inf, best)
+                largest = jax.lax.top_k(cosines, min(first + count, width))[0][:, first:]
+            return None, jnp.where(largest == -jnp.inf, jnp.inf, largest)
 
-        return None, jax.lax.scan(of_part, None, (jnp.arange(0, block, part), low))[1]
+        found = jax.lax.scan(of_part, None, (jnp.arange(0, block, part), lows[i]))[1]
+        found = found.reshape(block, -1).T
+        found = jnp.pad(found, ((0, count - len(found)), (0, 0)), constant_values=jnp.inf)
+        return jax.lax.dynamic_update_slice(best, found, (0, i * block))
 
-    where = jnp.arange(len(first_tiles)), first_tiles, lows
-    best = jax.lax.scan(of_rows, None, where)[1]
-    best = best.reshape(len(grid.rows), -1).T
-    return jnp.pad(best, ((0, count - len(best)), (0, 0)), constant_values=jnp.inf)
+    return _shared(mesh, len(first_tiles), of_rows, jnp.zeros((count, len(grid.rows)), jnp.float32))
 
 
 def _count(grid: _Grid, least: jax.Array, wanted: np.ndarray) -> jax.Array:
@@ -244,13 +254,12 @@ def _count(grid: _Grid, least: jax.Array, wanted: np.ndarray) -> jax.Array:
     """
     height, width = (len(labels) // grid.block for labels in (grid.row_labels, grid.column_labels))
     tiles = np.triu_indices(height) if grid.columns is None else np.indices((height, width)).reshape(2, -1)
-    return _count_tiles(
-        grid._replace(block=None), least, wanted.astype(np.int32), *(t.astype(np.int32) for t in tiles), grid.block
-    )
+    numbers = (x.astype(np.int32) for x in (wanted, *tiles))
+    return _count_tiles(grid._replace(block=None), least, *numbers, grid.rows.sharding.mesh, grid.block)
 
 
-@functools.partial(jax.jit, static_argnames="block")
-def _count_tiles(grid, least, wanted, tile_rows, tile_columns, block):
+@functools.partial(jax.jit, static_argnames=("mesh", "block"))
+def _count_tiles(grid, least, wanted, tile_rows, tile_columns, mesh, block):
     symmetric = grid.columns is None
     columns = grid.rows if symmetric else grid.columns
 
@@ -289,7 +298,22 @@ def _count_tiles(grid, least, wanted, tile_rows, tile_columns, block):
                 ahead = add_others(ahead, similarity, j, jnp.where(other_half, wanted[j], 0))
         return ahead
 
-    return jax.lax.fori_loop(0, len(tile_rows), step, jnp.zeros(least.shape, jnp.int32))
+    return _shared(mesh, len(tile_rows), step, jnp.zeros(least.shape, jnp.int32))
+
+
+def _shared(mesh: Mesh, num: int, step: Callable[[Any, jax.Array], jax.Array], zeros: jax.Array) -> jax.Array:
+    """Folds step(piece, array) over the pieces 0 .. num - 1, from `zeros`, and adds up the arrays of all devices.
+
+    Of D devices the one numbered d does the pieces d, d + D, ...
+    """
+
+    def fold():
+        devices, device = jax.lax.axis_size(_AXIS), jax.lax.axis_index(_AXIS)
+        mine = (num - device + devices - 1) // devices
+        start = jax.lax.pcast(zeros, _AXIS, to="varying")
+        return jax.lax.psum(jax.lax.fori_loop(0, mine, lambda k, x: step(device + k * devices, x), start), _AXIS)
+
+    return jax.shard_map(fold, mesh=mesh, in_specs=(), out_specs=PartitionSpec())()
 
 
 def _slice(x, start, size):

@@ -65,11 +65,21 @@ def tiny(cars, tmp_path):
 
 
 @pytest.fixture
-def one_device(monkeypatch):
-    """Makes the program see one of the eight devices."""
+def use_devices(monkeypatch):
+    """A function that makes the program see the first so many of the eight devices."""
     pmap = jax.pmap
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(jax, "local_devices", lambda **_: devices)
-    monkeypatch.setattr(jax, "pmap", lambda f, **options: pmap(f, **(options | {"devices": devices})))
+
+    def use(number):
+        devices = jax.devices()[:number]
+        monkeypatch.setattr(jax, "device_count", lambda: number)
+        monkeypatch.setattr(jax, "local_device_count", lambda: number)
+        monkeypatch.setattr(jax, "local_devices", lambda **_: devices)
+        monkeypatch.setattr(jax, "pmap", lambda f, **options: pmap(f, **(options | {"devices": devices})))
+
+    return use
+
+
+@pytest.fixture
+def one_device(use_devices):
+    """Makes the program see one of the eight devices."""
+    use_devices(1)

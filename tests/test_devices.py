@@ -1,0 +1,133 @@
+"""Nothing depends on the number of devices: training with every loss, embedding, and the ranks that metrics are of."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from symm_jax import evaluate, losses, models, ranking, train
+from symm_jax.data.arrays import Arrays
+
+STEPS = 10
+# The order in which float32 is added up, the one excuse: of a loss relatively, of parameters that move by 0.09.
+LOSS_TOLERANCE, PARAMETER_TOLERANCE = 3e-6, 3e-6
+
+
+class Smooth(nn.Module):
+    """A backbone that is compiled quickly and has no kinks, at which rounding would turn a gradient over."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1).astype(jnp.float32) / 128 - 1
+        return jnp.tanh(nn.Dense(16)(x))
+
+
+def brighten(keys, images, shorter):
+    """An augmentation that is compiled quickly and shows when an image gets another's key."""
+    return images + (jax.random.key_data(keys)[:, 1] % 64).astype(jnp.float32)[:, None, None, None]
+
+
+MODEL = models.Embedder(Smooth(name="backbone"), 8)
+
+
+@functools.cache
+def random_arrays():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8)
+    return Arrays(images, np.repeat(np.arange(20, dtype=np.int32), 3), np.ones((60, 2), np.float32))
+
+
+@functools.cache
+def first_params():
+    return jax.device_get(jax.jit(MODEL.init)(jax.random.key(0), random_arrays().images)["params"])
+
+
+def small_recipe(name, synthesis=""):
+    config = default.get_config()
+    config.losses = ({"name": name, "synthesis": synthesis},)
+    config.optimizer.learning_rate = 1e-2
+    return train.create_recipe(config)._replace(model=MODEL, augment=brighten)
+
+
+def run_on(devices, recipe):
+    """Losses (STEPS,) and parameters after steps of Adam with 8 pairs on the first devices, which must all agree."""
+    params = jax.tree.map(jnp.asarray, first_params())
+
+    def run(batches):
+        state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+        state, steps = jax.lax.scan(lambda s, b: train.train_step(s, b, recipe), state, batches)
+        return steps["loss"], state.params
+
+    arrays = random_arrays()
+    table = train.pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
+    batches = train.batches(arrays, table, recipe.key, 0, STEPS, 8, devices)
+    batches = jax.tree.map(lambda *x: np.stack(x, axis=1), *batches)
+    result = jax.pmap(run, axis_name=train.AXIS, devices=jax.devices()[:devices])(batches)
+    for leaf in jax.tree.leaves(result):
+        np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * devices))
+    return jax.tree.map(lambda x: np.asarray(x[0]), result)
+
+
+def differences(ours, theirs):
+    """The largest of the losses, relative, and of the parameters."""
+    (values, params), (expected, expected_params) = ours, theirs
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, expected_params)
+    return np.abs(values / expected - 1).max(), max(jax.tree.leaves(apart))
+
+
+@pytest.mark.parametrize("synthesis", ["", "symmetric"])
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_any_number_of_devices_trains_the_same(name, synthesis):
+    recipe = small_recipe(name, synthesis)
+    one = run_on(1, recipe)
+    assert differences((one[0], first_params()), one)[1] > 0.05
+    for devices in (2, 4, 8):
+        loss, params = differences(run_on(devices, recipe), one)
+        assert loss < LOSS_TOLERANCE and params < PARAMETER_TOLERANCE, (devices, loss, params)
+
+
+def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():
+    recipe = small_recipe("npair")
+    one = run_on(1, recipe)
+    alone = recipe._replace(loss=lambda *batch, axis_name: recipe.loss(*batch))
+    # What two devices would give that both begin with the first key.
+    same_keys = recipe._replace(augment=lambda keys, *images: brighten(jnp.tile(keys[:8], 2), *images))
+    for wrong in (run_on(2, alone), run_on(1, same_keys)):
+        loss, params = differences(wrong, one)
+        assert loss > 1000 * LOSS_TOLERANCE and params > 1000 * PARAMETER_TOLERANCE, (loss, params)
+
+
+def test_any_number_of_devices_embeds_every_image_once(use_devices):
+    images = random_arrays()
+    images = images._replace(images=images.images[:7], labels=images.labels[:7], shorter=images.shorter[:7])
+    expected = MODEL.apply({"params": first_params()}, images.images)
+    assert len(np.unique(expected, axis=0)) == 7
+    for devices, batch_size in ((1, 3), (2, 2), (8, 4)):  # the last batch is filled up each time
+        use_devices(devices)
+        ours = evaluate.embed_all(evaluate.embedder(MODEL), first_params(), images, batch_size, "embed")
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["15 tiles", "1 tile of a gallery"])
+def test_any_number_of_devices_ranks_exactly_the_same(use_devices, apart):
+    rng = np.random.default_rng(0)
+    points = rng.integers(-2, 3, (301, 3)).astype(np.float32)  # many ties
+    labels = np.concatenate([rng.integers(0, 9, 280), np.arange(100, 121)])  # 21 classes of one image
+    order = rng.permutation(301)
+    points, labels = points[order], labels[order]
+    sides = (points[:71], labels[:71], points[71:], labels[71:]) if apart else (points, labels)
+    block_size = 512 if apart else 64
+
+    def measure(devices):
+        use_devices(devices)
+        return [ranking.rank(*sides, nearest_only=only, block_size=block_size) for only in (False, True)]
+
+    expected = measure(1)
+    assert len(np.unique(expected[0].average_precision)) > 30
+    for devices in (2, 4, 8):
+        for ours, theirs in zip(measure(devices), expected, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, ours, theirs)
