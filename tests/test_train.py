@@ -1,4 +1,4 @@
-"""Training: bit for bit the same after a resume, the same on images that stay on the device, and safe when it ends early."""
+"""Training: bit for bit the same after a resume, the same from images on the device, and safe when it ends early."""
 
 import hashlib
 import json
