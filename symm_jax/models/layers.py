@@ -1,4 +1,4 @@
-"""Convolution, max pooling and local response normalisation of (n, height, width, channels).
+"""Convolution and max pooling of (n, height, width, channels).
 
 A GPU runs XLA's own. On a CPU XLA's gradients of pooling and of large convolutions are several times slower than they
 need be, so that these are written out here; values and gradients are the same but for rounding.
@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_LARGE = 50  # sides of a map from which on `_cpu_conv` has the faster gradients
+
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolution with a square kernel HWIO of odd size, zero-padded to keep the size at stride 1."""
     if kernel.shape[0] == 1 and stride == 1:
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
         return _cpu_conv(x, kernel, stride)
     return _conv(x, kernel, stride)
 
@@ -50,29 +52,29 @@ def _cpu_conv_forward(x, kernel, stride):
 
 
 def _cpu_conv_backward(stride, residuals, dy):
+    """The gradients image after image, as of a product with its patches, which then stay in the cache."""
     x, kernel = residuals
-    (dx,) = jax.vjp(lambda x: _conv(x, kernel, stride), x)[1](dy)
-    return dx, _kernel_gradient(x, dy, kernel.shape, stride).astype(kernel.dtype)
-
-
-_cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
-
-
-def _kernel_gradient(x, dy, shape, stride):
-    """A product of each image's patches with its dy, image after image, so that the patches stay in the cache."""
-    size = shape[0]
-    height, width = dy.shape[1:3]
-    x = jnp.pad(x, [(0, 0)] + [(size // 2, size // 2)] * 2 + [(0, 0)])
 
     def add(total, image):
         x, dy = image
-        rows = [lax.slice_in_dim(x, i, i + stride * (height - 1) + 1, stride, 0) for i in range(size)]
-        patches = [lax.slice_in_dim(r, j, j + stride * (width - 1) + 1, stride, 1) for r in rows for j in range(size)]
-        product = jnp.einsum("hwi,hwo->io", jnp.concatenate(patches, -1), dy, preferred_element_type=jnp.float32)
-        return total + product, None
+        dx, dkernel = jax.vjp(functools.partial(_product, stride=stride), x, kernel)[1](dy)
+        return total + dkernel, dx
 
-    total, _ = lax.scan(add, jnp.zeros((size * size * shape[2], shape[3])), (x, dy))
-    return total.reshape(shape)
+    dkernel, dx = lax.scan(add, jnp.zeros(kernel.shape), (x, dy))
+    return dx, dkernel.astype(kernel.dtype)
+
+
+def _product(x, kernel, stride):
+    """The convolution of one image (height, width, channels) as a product of its patches with the kernel."""
+    size = kernel.shape[0]
+    height, width = ((n - 1) // stride + 1 for n in x.shape[:2])
+    x = jnp.pad(x, [(size // 2, size // 2)] * 2 + [(0, 0)])
+    rows = [lax.slice_in_dim(x, i, i + stride * (height - 1) + 1, stride, 0) for i in range(size)]
+    patches = [lax.slice_in_dim(r, j, j + stride * (width - 1) + 1, stride, 1) for r in rows for j in range(size)]
+    return jnp.einsum("hwi,io->hwo", jnp.concatenate(patches, -1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+_cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
