@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python benchmarks/training.py                # 16 pairs of 227 px, about two minutes on two cores
     PYTHONPATH=. python benchmarks/training.py --pairs=64 --dtype=bfloat16
+    PYTHONPATH=. python benchmarks/training.py --layers       # value and gradients of single layers, beside XLA's own
 
 "ours" is the step that training runs: augmentation of a batch that lies ready, GoogLeNet, the loss, its gradients, the
 weight penalty and Adam. PyTorch, an optional requirement (pip install torch), gets images without augmentation and
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ from losses import print_row
 from configs import car_npair, car_symm_npair
 from symm_jax import train
 from symm_jax.data import augment
-from symm_jax.models import googlenet
+from symm_jax.models import googlenet, layers
 
 CONFIGS = {"N-pair": car_npair, "Symm + N-pair": car_symm_npair}
 SIZE = 227
@@ -158,13 +160,53 @@ def rates(programs: dict[str, Callable], images: int, rounds: int) -> dict[str, 
     return {name: images / statistics.median(s[1:]) for name, s in seconds.items()}  # the first round warms up
 
 
+def layer_table(images: int) -> None:
+    """Layers of a batch, value and all gradients, beside what XLA makes of the plain formulation."""
+
+    def conv(x, kernel, stride):
+        pad = [(kernel.shape[0] // 2,) * 2] * 2
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def max_pool(x, stride, padding):
+        return nn.max_pool(jnp.pad(x, ((0, 0), padding, padding, (0, 0))), (3, 3), (stride, stride))
+
+    def program(function, inputs, *options):
+        def run(cotangent, *inputs):
+            y, vjp = jax.vjp(lambda *inputs: function(*inputs, *options), *inputs)
+            return y, vjp(cotangent)
+
+        cotangent, run = function(*inputs, *options), jax.jit(run)
+        return lambda: jax.block_until_ready(run(cotangent, *inputs))
+
+    cases = {
+        "conv2, 3x3": (layers.conv, conv, [(57, 57, 64), (3, 3, 64, 192)], [1]),
+        "pool1, stride 2": (layers.max_pool, max_pool, [(114, 114, 64)], [2, (0, 1)]),
+        "pool2, stride 2": (layers.max_pool, max_pool, [(57, 57, 192)], [2, (0, 0)]),
+        "pool of 3b, stride 1": (layers.max_pool, max_pool, [(28, 28, 256)], [1, (1, 1)]),
+        "pool of 4d, stride 1": (layers.max_pool, max_pool, [(14, 14, 512)], [1, (1, 1)]),
+        "pool3, stride 2": (layers.max_pool, max_pool, [(28, 28, 480)], [2, (0, 1)]),
+    }
+    rng = np.random.default_rng(0)
+    print_row("value and gradients", "ours, ms", "XLA's, ms")
+    print_row(*["---"] * 3)
+    for name, (mine, plain, (shape, *others), options) in cases.items():
+        arrays = [rng.normal(size=s).astype(np.float32) for s in [(images, *shape), *others]]
+        inputs = [jax.device_put(np.maximum(arrays[0], 0)), *map(jax.device_put, arrays[1:])]
+        programs = {key: program(f, inputs, *options) for key, f in (("ours", mine), ("XLA", plain))}
+        print_row(name, *[f"{1e3 / rate:.0f}" for rate in rates(programs, 1, rounds=5).values()])
+
+
 def main() -> None:
     on_gpu = jax.default_backend() == "gpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=64 if on_gpu else 16)
     parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32")
-    parser.add_argument("--rounds", type=int, default=50 if on_gpu else 8)
+    parser.add_argument("--rounds", type=int, default=50 if on_gpu else 5)
+    parser.add_argument("--layers", action="store_true", help="the table of single layers instead")
     arguments = parser.parse_args()
+    if arguments.layers:
+        layer_table(2 * arguments.pairs)
+        return
     batch = random_batch(arguments.pairs)
     steps, forwards = {}, {}
     for name, module in CONFIGS.items():
