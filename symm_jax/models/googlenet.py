@@ -10,6 +10,7 @@ import numpy as np
 
 from symm_jax import matfile
 from symm_jax.errors import InputError
+from symm_jax.models import layers
 
 MEAN_RGB = (123.69, 116.78, 103.94)
 MIN_SIDE = 35  # below, a pooling layer has nothing left to pool
@@ -48,13 +49,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
-        if self.size == 1:
-            y = jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-        else:
-            pad = self.size // 2
-            y = jax.lax.conv_general_dilated(
-                x, kernel, (self.stride, self.stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+        y = layers.conv(x, kernel, self.stride)
         return nn.relu(y + bias.reshape(1, 1, 1, -1))
 
 
@@ -74,7 +69,7 @@ class Inception(nn.Module):
         one = conv(n1, 1, "1x1")(x)
         three = conv(n3, 3, "3x3")(conv(reduce3, 1, "3x3_reduce")(x))
         five = conv(n5, 5, "5x5")(conv(reduce5, 1, "5x5_reduce")(x))
-        pooled = conv(projection, 1, "pool_proj")(max_pool(x, stride=1, padding=(1, 1)))
+        pooled = conv(projection, 1, "pool_proj")(layers.max_pool(x, stride=1, padding=(1, 1)))
         return jnp.concatenate([one, three, five, pooled], axis=-1)
 
 
@@ -103,22 +98,15 @@ class GoogLeNet(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
         x = Conv(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
-        x = local_response_norm(max_pool(x, stride=2, padding=(0, 1)), self.lrn)
+        x = local_response_norm(layers.max_pool(x, stride=2, padding=(0, 1)), self.lrn)
         x = Conv(64, 1, **dtypes, name="conv2_3x3_reduce")(x)
         x = Conv(192, 3, **dtypes, name="conv2_3x3")(x)
-        x = max_pool(local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
+        x = layers.max_pool(local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
         for name, channels in INCEPTION.items():
             x = Inception(channels, **dtypes, name=f"inception_{name}")(x)
             if name in _POOL_AFTER:
-                x = max_pool(x, stride=2, padding=(0, 1))
+                x = layers.max_pool(x, stride=2, padding=(0, 1))
         return x
-
-
-def max_pool(x: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """3x3 max pooling of (n, height, width, channels); `padding` (before, after) is with zeros, as in the original."""
-    if any(padding):
-        x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    return nn.max_pool(x, (3, 3), strides=(stride, stride))
 
 
 def local_response_norm(x: jax.Array, kind: str) -> jax.Array:
