@@ -29,8 +29,6 @@ def main(_) -> None:
     except (InputError, FloatingPointError) as error:
         command.print_error(error)
         code = 2
-    except ConnectionError as error:
-        command.print_error(error)
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         code = 130

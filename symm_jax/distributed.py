@@ -78,17 +78,23 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def noticing_the_lost() -> Iterator[None]:
-    """Turns JAX's error into ConnectionError, saying what to do, when another process has gone in the block."""
+def ending_with_the_lost() -> Iterator[None]:
+    """Ends this process, saying why and what to do, when JAX finds in the block that another process has gone.
+
+    At once, and without leaving the blocks around this one: a checkpoint that is being written waits for its parts.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
-        raise ConnectionError(
-            f"process {jax.process_index()} of {jax.process_count()} has lost another, whose own last line says why "
-            f"({str(error).splitlines()[0][:200]}); start all again, and the run goes on from its newest checkpoint"
-        ) from error
+        reason = str(error).splitlines()[0][:200]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} has lost another, whose own last line says "
+            f"why ({reason}); start all again, and the run goes on from its newest checkpoint",
+            file=sys.stderr,
+        )
+        leave(1)
 
 
 def is_main() -> bool:

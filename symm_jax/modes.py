@@ -32,8 +32,7 @@ def run(
     if mode == "prepare":
         prepare.prepare(config, folders[0])
     if mode in ("train", "train_and_eval"):
-        with distributed.noticing_the_lost():
-            train.train(config, folders[0])
+        train.train(config, folders[0])
         if jax.process_count() > 1:  # the main one evaluates alone, with its own devices
             distributed.separate()
             if not distributed.is_main():

@@ -213,7 +213,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
             workdirs.mark_finished(workdir, None)
             log = stack.enter_context(logs.MetricLog(workdir, "train", first_step))
         work = _of_resident if stays else _of_fed
-        with checkpoint.Writer(workdir, configs.to_dict(config)) as writer:
+        with checkpoint.Writer(workdir, configs.to_dict(config)) as writer, distributed.ending_with_the_lost():
             loop.run(
                 config,
                 replicate(state),
