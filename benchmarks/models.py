@@ -1,10 +1,11 @@
 """Prints the table of docs/models.md: what each backbone is, and images a second of a forward pass and a training step.
 
-    PYTHONPATH=. python benchmarks/models.py  # about two minutes on two CPU cores
+    PYTHONPATH=. python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
 
-Random weights and images in batches of 32, the best of three; a training step is the gradient of N-pair and Adam's.
+Random weights and images in batches of 32, the better of two; a training step is the gradient of N-pair and Adam's.
 """
 
+import sys
 import time
 
 import jax
@@ -24,7 +25,7 @@ def main() -> None:
     speeds = [f"{what}, {side} px" for side in SIDES for what in ("forward", "training")]
     print_row("model", "parameters", "features", *speeds)
     print_row(*["---"] * 7)
-    for name in ("googlenet", "efficientnet_lite0", "resnet50", "convnet"):
+    for name in sys.argv[1:] or models.BACKBONES:
         backbone = models.BACKBONES[name]()
         shapes = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         count = sum(x.size for x in jax.tree.leaves(shapes[1]))
@@ -56,7 +57,7 @@ def speed_of(name: str) -> list[float]:
 def _speed(function, *arguments) -> float:
     function, best = jax.jit(function), float("inf")
     jax.block_until_ready(function(*arguments))
-    for _ in range(3):
+    for _ in range(2):
         start = time.perf_counter()
         jax.block_until_ready(function(*arguments))
         best = min(best, time.perf_counter() - start)

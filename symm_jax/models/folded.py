@@ -194,7 +194,7 @@ def _fault(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
     """What is wrong with a tensor, or ""."""
     if value is None or value.shape != shape:
         return f"{name} {shape}: {'missing' if value is None else value.shape}"
-    if value.dtype.kind != "f" or not np.isfinite(value).all():
+    if not jnp.issubdtype(value.dtype, jnp.floating) or not np.isfinite(value).all():
         return f"{name} {shape}: not finite real numbers ({value.dtype})"
     if name.endswith("running_var") and value.min() < 0:
         return f"{name}: a variance below 0"

@@ -78,9 +78,9 @@ def load_resnet50(path: str | Path) -> dict:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    # A number type that numpy lacks, such as bfloat16, is a TypeError.
-    except (safetensors.SafetensorError, TypeError) as error:
-        raise InputError(f"it cannot be read as a safetensors file of numbers ({error})") from error
+    # A number type that numpy lacks is one of the last two.
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"it cannot be read as a safetensors file ({error})") from error
 
 
 def _names(path: tuple[str, ...]) -> tuple[str, str]:
