@@ -39,8 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.mirror = True  # left to right, with probability 1/2
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "googlenet"  # googlenet or convnet
+    config.model.name = "googlenet"  # googlenet, efficientnet_lite0, resnet50 or convnet
     config.model.dim = 512  # of the embedding
+    # "package" stands for the weights in an installed package, which efficientnet_lite0 has.
     config.model.pretrained = "data/tf_ckpt_from_caffe.mat"  # ImageNet weights; empty trains from scratch
     config.model.mirrors = ()  # addresses to download the weights from, likewise
     config.model.dtype = "float32"  # of the computation

@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from symm_jax import evaluate, images, report, train, workdirs
+from symm_jax import evaluate, images, models, report, train, workdirs
 from symm_jax.data import datasets, download, pairs, sources
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
@@ -57,8 +57,12 @@ def fetch_weights(model: ml_collections.ConfigDict) -> None:
     """Downloads the pretrained weights of `config.model` to where it expects them, unless they are there.
 
     Raises:
-      InputError: they cannot be fetched, or `pretrained` is not called like what could be.
+      InputError: they cannot be fetched, or `pretrained` is not called like what could be, or is a package that is
+        not installed.
     """
+    if model.pretrained == models.PACKAGE:
+        models.packaged(model.name)
+        return
     path = Path(model.pretrained).expanduser().resolve()
     if not model.pretrained or path.exists():
         return

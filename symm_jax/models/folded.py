@@ -1,0 +1,201 @@
+"""Convolutions into which a frozen batch norm is folded, and the reader that folds it.
+
+A batch norm that only applies its running statistics is a scale and a shift of each channel, so convolution and norm
+are one convolution with bias. The network stays a pure function of one tree of parameters.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symm_jax.errors import InputError
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class Conv(nn.Module):
+    """Convolution with bias; kernel HWIO. One of size 1 is computed as a matrix product, several times faster on a CPU.
+
+    Attributes:
+      features: channels that come out.
+      size: side of the kernel.
+      stride: between places.
+      padding: as `lax.conv_general_dilated` takes it; "SAME" is TensorFlow's, asymmetric at stride 2.
+      depthwise: each channel by itself; `features` must be as many as come in.
+      dtype: of the computation.
+      param_dtype: of the parameters.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: Any = "SAME"
+    depthwise: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        if self.depthwise:
+            y = depthwise(x, kernel, self.stride)
+        elif self.size == 1:
+            y = jnp.einsum("nhwi,io->nhwo", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        else:
+            strides = (self.stride, self.stride)
+            y = jax.lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=_NHWC)
+        return y + bias.reshape(1, 1, 1, -1)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves each channel by itself, padded as TensorFlow's "SAME".
+
+    Args:
+      x: (n, height, width, channels).
+      kernel: (size, size, 1, channels).
+      stride: between places, in both directions.
+
+    Returns:
+      (n, ceil(height / stride), ceil(width / stride), channels).
+    """
+    # XLA's grouped convolution is fast on a GPU and some twenty times slower than this on a CPU.
+    return (depthwise_shifted if jax.default_backend() == "cpu" else depthwise_grouped)(x, kernel, stride)
+
+
+def depthwise_grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise` as one convolution with a group for each channel."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=_NHWC, feature_group_count=x.shape[-1]
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise` as a sum of shifted images, each times one weight a channel. Has no forward-mode derivative."""
+    return _shifted(x, kernel, stride)
+
+
+def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = kernel.shape[0]
+    sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+    total = jnp.zeros((), x.dtype)
+    for i in range(size):
+        for j in range(size):
+            part = x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            total = total + part * kernel[i, j].reshape(1, 1, 1, -1)
+    return total
+
+
+def _forward(x, kernel, stride):
+    return _shifted(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, kept, slopes):
+    x, kernel = kept
+    (of_x,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](slopes)
+
+    def add(total, pair):
+        image, slope = (array[None] for array in pair)
+        (part,) = jax.vjp(lambda kernel: _shifted(image, kernel, stride), kernel)[1](slope)
+        return total + part, None
+
+    # Image by image, for XLA sums over a whole batch against the order in memory: five times slower.
+    of_kernel, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (x, slopes))
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+depthwise_shifted.defvjp(_forward, _backward)
+
+
+def load(
+    path: str | Path,
+    read: Callable[[Path], Mapping[str, np.ndarray]],
+    backbone: nn.Module,
+    names: Callable[[tuple[str, ...]], tuple[str, str]],
+    epsilon: float,
+) -> dict:
+    """Parameters of a backbone of `Conv` layers from a file of pretrained weights.
+
+    Args:
+      path: of the file.
+      read: gives its tensors by name, or raises InputError.
+      backbone: whose parameters they are.
+      names: as `fold` takes them.
+      epsilon: of the batch norms.
+
+    Raises:
+      InputError: there is no such file, it cannot be read, or its tensors do not fit.
+    """
+    path = Path(path).expanduser()
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    try:
+        if not path.is_file():
+            raise InputError("there is no such file")
+        return fold(read(path), shapes, names, epsilon)
+    except InputError as error:
+        advice = "get it anew, or pass --config.model.pretrained= to train from scratch"
+        raise InputError(f"config.model.pretrained: {path}: {error}; {advice}") from error
+
+
+def fold(
+    tensors: Mapping[str, np.ndarray], shapes: dict, names: Callable[[tuple[str, ...]], tuple[str, str]], epsilon: float
+) -> dict:
+    """Folds the batch norms of a PyTorch state dict into its convolutions.
+
+    Args:
+      tensors: those of the file by name; kernels OIHW.
+      shapes: tree of what the backbone needs, {layer: {"kernel": ..., "bias": ...}}.
+      names: path of a layer in `shapes` -> names of its convolution and its norm in the file.
+      epsilon: of the norms.
+
+    Returns:
+      A tree as `shapes`, float32 arrays.
+
+    Raises:
+      InputError: tensors are missing, misshapen or not finite, or a variance is negative.
+    """
+    params, faults = {}, []
+    for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
+        *path, kind = (key.key for key in keys)
+        if kind == "bias":
+            continue
+        convolution, norm = names(tuple(path))
+        wanted = {f"{convolution}.weight": tuple(like.shape[i] for i in (3, 2, 0, 1))}
+        wanted |= {f"{norm}.{part}": (like.shape[-1],) for part in _NORM}
+        found = {name: tensors.get(name) for name in wanted}
+        wrong = [_fault(name, found[name], shape) for name, shape in wanted.items()]
+        if any(wrong):
+            faults += filter(None, wrong)
+            continue
+        kernel, scale, shift, mean, variance = (np.asarray(x, np.float64) for x in found.values())
+        scale = scale / np.sqrt(variance + epsilon)
+        node = params
+        for key in path:
+            node = node.setdefault(key, {})
+        node["kernel"] = (kernel.transpose(2, 3, 1, 0) * scale).astype(np.float32)
+        node["bias"] = (shift - mean * scale).astype(np.float32)
+    if faults:
+        raise InputError(f"{len(faults)} tensors do not fit: {'; '.join(faults[:5])}")
+    return params
+
+
+def _fault(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
+    """What is wrong with a tensor, or ""."""
+    if value is None or value.shape != shape:
+        return f"{name} {shape}: {'missing' if value is None else value.shape}"
+    if not jnp.issubdtype(value.dtype, jnp.floating) or not np.isfinite(value).all():
+        return f"{name} {shape}: not finite real numbers ({value.dtype})"
+    if name.endswith("running_var") and value.min() < 0:
+        return f"{name}: a variance below 0"
+    return ""
