@@ -12,7 +12,7 @@ part() { # title, limit in seconds, command
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-part "Step of the paper's setting, float32" 150 "$python" benchmarks/training.py
+part "Step of the paper's setting, float32" 150 "$python" benchmarks/training.py --dtype=float32
 part "The same, bfloat16" 120 "$python" benchmarks/training.py --dtype=bfloat16
 part "Losses" 90 "$python" benchmarks/losses.py
 part "Loss of 65,536 pairs" 60 "$python" benchmarks/losses.py --large

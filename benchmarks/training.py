@@ -8,6 +8,7 @@
 weight penalty and Adam. PyTorch, an optional requirement (pip install torch), gets images without augmentation and
 makes the same network, N-pair loss, penalty (as Adam's weight_decay) and Adam, from the same weights; the losses of the
 first batch must agree. On a GPU it runs with torch.compile. Rounds alternate; a rate is the median of its rounds.
+Operations a second are three times those of the forward pass, as XLA counts them.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from symm_jax.models import googlenet, layers
 CONFIGS = {"N-pair": car_npair, "Symm + N-pair": car_symm_npair}
 SIZE = 227
 PEER = "PyTorch"
+PEAK = {"float32": 495e12, "bfloat16": 989e12}  # operations a second of an H100 or H200, dense, TF32 for float32
 
 
 def random_batch(n: int) -> train.Batch:
@@ -40,7 +42,7 @@ def random_batch(n: int) -> train.Batch:
 
 
 def ours(module, batch: train.Batch, dtype: str) -> tuple[Callable, Callable, tuple]:
-    """The step and the forward pass as functions without arguments, and for a peer: images, parameters, their loss."""
+    """The step and the forward pass, without arguments; and images, weights, their loss, operations an image."""
     config = module.get_config()
     config.model.dtype = dtype
     recipe = train.create_recipe(config)
@@ -58,7 +60,9 @@ def ours(module, batch: train.Batch, dtype: str) -> tuple[Callable, Callable, tu
         state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return run, lambda: forward(on_device, images).block_until_ready(), (images, params, metrics["loss"].item())
+    work = forward.lower(on_device, images).compile().cost_analysis()["flops"]
+    first = images, params, metrics["loss"].item(), 3 * work / len(images)
+    return run, lambda: forward(on_device, images).block_until_ready(), first
 
 
 def torch_peer(images: jax.Array, params: dict, dtype: str) -> tuple[Callable, Callable, float] | None:
@@ -210,7 +214,7 @@ def main() -> None:
     batch = random_batch(arguments.pairs)
     steps, forwards = {}, {}
     for name, module in CONFIGS.items():
-        steps[name], forward, (images, params, loss) = ours(module, batch, arguments.dtype)
+        steps[name], forward, (images, params, loss, work) = ours(module, batch, arguments.dtype)
         if name == "N-pair":
             forwards["ours"] = forward
             if peer := torch_peer(images, params, arguments.dtype):
@@ -225,6 +229,12 @@ def main() -> None:
     rows = {f"training step, {name}": (step[name], step.get(PEER)) for name in CONFIGS}
     for row, (mine, peer) in (rows | {"forward pass": (forward["ours"], forward.get(PEER))}).items():
         print_row(row, f"{mine:,.1f}", *([f"{peer:,.1f}", f"{mine / peer:.2f}"] if peer else []))
+    rate = step["N-pair"]
+    share = f", {100 * rate * work / PEAK[arguments.dtype]:.1f} % of an H100's or H200's peak" if on_gpu else ""
+    print(
+        f"\nN-pair: {rate * work / 1e12:.3f} TFLOP/s in the network{share}; 20,000 steps take "
+        f"{20_000 * count / rate / 60:,.1f} minutes"
+    )
 
 
 if __name__ == "__main__":
