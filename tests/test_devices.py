@@ -54,13 +54,16 @@ def small_recipe(name, synthesis=""):
 
 
 def run_on(devices, recipe):
-    """Losses (STEPS,) and parameters after steps of Adam with 8 pairs on the first devices, which must all agree."""
+    """Losses and norms of gradients (2, STEPS), and parameters after so many steps of Adam with 8 pairs.
+
+    The devices must end with the same, bit for bit.
+    """
     params = jax.tree.map(jnp.asarray, first_params())
 
     def run(batches):
         state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
         state, steps = jax.lax.scan(lambda s, b: train.train_step(s, b, recipe), state, batches)
-        return steps["loss"], state.params
+        return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params
 
     arrays = random_arrays()
     table = train.pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
@@ -73,7 +76,7 @@ def run_on(devices, recipe):
 
 
 def differences(ours, theirs):
-    """The largest of the losses, relative, and of the parameters."""
+    """The largest of the losses and norms, relative, and of the parameters."""
     (values, params), (expected, expected_params) = ours, theirs
     apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), params, expected_params)
     return np.abs(values / expected - 1).max(), max(jax.tree.leaves(apart))
