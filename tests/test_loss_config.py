@@ -81,4 +81,4 @@ def test_every_row_of_the_papers_tables_has_a_config():
         for config in (plain, symm):
             value, _ = losses.from_config(config.losses)(*BATCH)
             assert np.isfinite(value)
-    assert len(list(Path("configs").glob("car_*.py"))) == 2 * len(rows)
+    assert len([p for p in Path("configs").glob("car_*.py") if "effnet" not in p.name]) == 2 * len(rows)
