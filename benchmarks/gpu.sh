@@ -16,5 +16,6 @@ part "Step of the paper's setting, float32" 150 "$python" benchmarks/training.py
 part "The same, bfloat16" 120 "$python" benchmarks/training.py --dtype=bfloat16
 part "Losses" 90 "$python" benchmarks/losses.py
 part "Loss of 65,536 pairs" 60 "$python" benchmarks/losses.py --large
-part "Evaluation" 90 "$python" benchmarks/evaluation.py
-part "Devices" 90 "$python" benchmarks/scaling.py
+part "Where a step's time goes" 60 "$python" benchmarks/hotspots.py
+part "Evaluation" 60 "$python" benchmarks/evaluation.py
+part "Devices" 60 "$python" benchmarks/scaling.py
