@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from symm_jax.devices import AXIS
 from symm_jax.errors import InputError
 
 AUTO = "auto"
@@ -118,19 +119,16 @@ def require_agreement(facts: Mapping[str, object]) -> None:
         raise InputError(f"the processes of this run do not agree; start all with the same flags and data:\n  {listed}")
 
 
-def require_shared(folder: Path) -> None:
-    """Waits for all processes; raises InputError in every one unless all see the file that the main one writes here."""
+def require_shared(path: Path) -> None:
+    """Waits for all processes; raises InputError in every one unless all see `path`, which the main one has written."""
     if jax.process_count() == 1:
         return
-    mark = folder / ".processes"
-    if is_main():
-        mark.touch()
     multihost_utils.sync_global_devices("the main process has made the workdir")
-    blind = [process for process, sees in enumerate(_gather(str(mark.exists()))) if sees != "True"]
+    blind = [process for process, sees in enumerate(_gather(str(path.exists()))) if sees != "True"]
     if blind:
         raise InputError(
-            f"--workdir: process {', '.join(map(str, blind))} of {jax.process_count()} does not see the {folder} of "
-            "process 0; use a folder that all machines share"
+            f"--workdir: process {', '.join(map(str, blind))} of {jax.process_count()} does not see the {path.parent} "
+            "of process 0; use a folder that all machines share"
         )
 
 
@@ -143,7 +141,7 @@ def anywhere(flag: bool) -> bool | jax.Array:
 
 @functools.cache
 def _any():
-    return jax.pmap(lambda x: jax.lax.pmax(x, "devices"), axis_name="devices")
+    return jax.pmap(lambda x: jax.lax.pmax(x, AXIS), axis_name=AXIS)
 
 
 def _gather(text: str) -> list[str]:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from symm_jax import checkpoint, errors, files, images, logs, metrics, report, selection, train, workdirs
+from symm_jax import checkpoint, devices, errors, files, images, logs, metrics, report, selection, train, workdirs
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
 
@@ -149,7 +148,7 @@ def embedder(model: Any) -> Any:
     def embed(params, images):
         return model.apply({"params": params}, images).astype(jnp.float32)
 
-    everywhere, shared = _placements()
+    everywhere, shared = devices.everywhere(), devices.shared()
     # Unchecked, for what the check asks of loops is no business of a model.
     mapped = jax.shard_map(
         embed, mesh=shared.mesh, in_specs=(everywhere.spec, shared.spec), out_specs=shared.spec, check_vma=False
@@ -159,10 +158,10 @@ def embedder(model: Any) -> Any:
 
 def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: str) -> np.ndarray:
     """Embeds all images in batches of one size, the last one filled up: (n, dim) float32, raw."""
-    devices = len(jax.local_devices())
-    params = jax.device_put(params, _placements()[0])
+    count = len(jax.local_devices())
+    params = jax.device_put(params, devices.everywhere())
     n, side = len(arrays.images), arrays.images.shape[1:]
-    size = devices * min(batch_size, -(-n // devices))
+    size = count * min(batch_size, -(-n // count))
     out = []
     for start in tqdm.tqdm(range(0, n, size), desc=label, unit="batch", leave=False, dynamic_ncols=True):
         images = arrays.images[start : start + size]
@@ -171,15 +170,6 @@ def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: s
         out.append(embed(params, filled))
         jax.block_until_ready(out[max(0, len(out) - 1 - _BATCHES_AHEAD)])
     return np.concatenate(out)[:n]
-
-
-def _placements() -> tuple[NamedSharding, NamedSharding]:
-    """A copy on every device of this process, and rows shared among them.
-
-    Not all processes' devices: while one evaluates the others may do something else.
-    """
-    mesh = Mesh(jax.local_devices(), train.AXIS)
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(train.AXIS))
 
 
 def _evaluate_new(

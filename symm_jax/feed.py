@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from symm_jax import devices
 from symm_jax.data import pairs
 from symm_jax.data.arrays import Arrays
 
-AXIS = "devices"  # what pmap maps over
 ON_DEVICE = ("auto", "always", "never")  # values of config.data.on_device
 _SHARE = 0.5  # of the free memory of a device that images may take: a step needs the rest
 _STREAM = 0  # of the run's key; train.py uses others
@@ -82,7 +81,7 @@ def local_devices() -> slice:
 
 def ahead(stream: Iterable[Batch]) -> Iterator[Batch]:
     """The same batches on the local devices, gathered and sent by a thread before they are asked for."""
-    split, stream = _split(), iter(stream)
+    split, stream = devices.shared(), iter(stream)
 
     def fetch() -> Batch | None:
         batch = next(stream, None)
@@ -109,10 +108,10 @@ def fits(arrays: Arrays) -> bool:
 
 def replicate(tree: Any) -> Any:
     """A copy on every local device, as a leading axis, as pmap takes it."""
-    devices = jax.local_device_count()
+    split, copies = devices.shared(), jax.local_device_count()
 
     def put(x):
-        return jax.device_put(np.broadcast_to(np.asarray(x)[None], (devices, *x.shape)), _split())
+        return jax.device_put(np.broadcast_to(np.asarray(x)[None], (copies, *x.shape)), split)
 
     return jax.tree.map(put, tree)
 
@@ -136,8 +135,3 @@ def _cpu() -> jax.Device | None:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         return None
-
-
-def _split() -> NamedSharding:
-    """Of arrays with a leading axis of local devices."""
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
+from symm_jax.devices import AXIS, everywhere
 from symm_jax.similarity import product
 
 TIE = 2.0**-23  # cosines this close are ties: float32's step at 1, about what rounding leaves of a cosine
 _POSITIVES_BLOCK = 256  # queries whose positives are sorted at once
 _UNIT_ROWS = 1024  # rows normalised at once, so that they stay in the cache
 _MAX_COUNTS = 2**25  # of (positive, query) pairs counted in one pass, 128 MiB
-_AXIS = "devices"
 
 
 class Ranks(NamedTuple):
@@ -165,13 +165,13 @@ class _Grid(NamedTuple):
 def _grid(queries: Any, side: _Side, gallery: Any, other: _Side, block_size: int) -> _Grid:
     longest = max(len(side.labels), len(other.labels))
     block = min(block_size, -(-longest // _POSITIVES_BLOCK) * _POSITIVES_BLOCK)
-    everywhere = NamedSharding(Mesh(jax.local_devices(), _AXIS), PartitionSpec())
+    placement = everywhere()
 
     def fill(x, **value):
         return np.pad(x, [(0, -len(x) % block)] + [(0, 0)] * (x.ndim - 1), **value)
 
     def embeddings(x, order):
-        return jax.device_put(fill(_unit(x)[order]), everywhere)
+        return jax.device_put(fill(_unit(x)[order]), placement)
 
     labels = (fill(s.labels, constant_values=-1) for s in (side, other))
     columns = None if gallery is None else embeddings(gallery, other.order)
@@ -308,10 +308,10 @@ def _shared(mesh: Mesh, num: int, step: Callable[[Any, jax.Array], jax.Array], z
     """
 
     def fold():
-        devices, device = jax.lax.axis_size(_AXIS), jax.lax.axis_index(_AXIS)
+        devices, device = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
         mine = (num - device + devices - 1) // devices
-        start = jax.lax.pcast(zeros, _AXIS, to="varying")
-        return jax.lax.psum(jax.lax.fori_loop(0, mine, lambda k, x: step(device + k * devices, x), start), _AXIS)
+        start = jax.lax.pcast(zeros, AXIS, to="varying")
+        return jax.lax.psum(jax.lax.fori_loop(0, mine, lambda k, x: step(device + k * devices, x), start), AXIS)
 
     return jax.shard_map(fold, mesh=mesh, in_specs=(), out_specs=PartitionSpec())()
 

@@ -28,7 +28,8 @@ from symm_jax import (
 from symm_jax import config as configs
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
-from symm_jax.feed import AXIS, Batch, batches, replicate
+from symm_jax.devices import AXIS
+from symm_jax.feed import Batch, batches, replicate
 
 _AUGMENT_STREAM, _INIT_STREAM = 1, 2  # independent uses of the one seed, beside feed.pair_key
 _STEPS_AHEAD, _PIECES_AHEAD = 2, 1  # dispatched before the loop waits for one: single steps, and many in one

@@ -22,7 +22,7 @@ def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
       InputError: another process trains there, it holds another config's run, or it cannot be written.
     """
     if not distributed.is_main():
-        distributed.require_shared(workdir)
+        distributed.require_shared(workdir / "config.json")
         yield
         return
     create(workdir)
@@ -30,7 +30,7 @@ def writing(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
         check_config(workdir, config)
         files.write_text(workdir / "config.json", json.dumps(configs.to_dict(config), indent=2) + "\n")
         checkpoint.remove_unfinished(workdir)
-        distributed.require_shared(workdir)
+        distributed.require_shared(workdir / "config.json")
         yield
 
 
