@@ -138,6 +138,7 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     def objective(params):
         embeddings = recipe.model.apply({"params": params}, images).reshape(n, 2, -1)
         loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
+        metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
         penalty = recipe.weight_penalty * optim.weight_penalty(params)
         return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics
 

@@ -139,3 +139,14 @@ def test_processes_that_differ_are_all_refused(start, tmp_path):
 def test_nobody_at_the_coordinators_address():
     with pytest.raises(errors.InputError, match=r"--coordinator=127.0.0.1:1: no answer within 0 s .* process 1 of 2"):
         distributed.join("127.0.0.1:1", 2, 1, timeout=0)
+
+
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
+def test_a_lost_process_is_told_however_jax_raises_it(kind, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "leave", sys.exit)
+    with pytest.raises(SystemExit, match="1"), distributed.ending_with_the_lost():
+        raise kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    assert capsys.readouterr().err.startswith("error: process 0 of 2 has lost another")
+    with pytest.raises(ValueError, match="a mistake"), distributed.ending_with_the_lost():
+        raise ValueError("a mistake of our own")

@@ -36,6 +36,7 @@ def charts(train: Sequence[dict], evaluated: Sequence[dict]) -> list[Chart]:
     drawn = [
         _chart("Loss", train, ["loss"]),
         _chart("Learning rate", train, ["learning_rate"]),
+        _chart("Length of an embedding", train, ["embedding_norm"]),
         _chart("Recall", evaluated, recalls, share=True),
         _chart("Ranking and clusters", evaluated, others, share=True),
     ]
