@@ -1,14 +1,16 @@
 """Time and memory of evaluation beside faiss's exact search and pytorch-metric-learning, and embedding's overhead.
 
     pip install faiss-cpu torch pytorch-metric-learning  # optional: the peers
-    PYTHONPATH=. python benchmarks/evaluation.py                      # about six minutes on two cores
+    PYTHONPATH=. python benchmarks/evaluation.py                      # about ten minutes on two cores
+    PYTHONPATH=. python benchmarks/evaluation.py --images 2000 200    # one set of that many images and classes
 
 Embeddings are made up, 512 numbers each, of the sizes of Cars196's and Stanford Online Products' test halves.
 "faiss" is its exact search (IndexFlatIP) for the largest k + 1 neighbours and the recall at every k from them;
-"pytorch-metric-learning" its AccuracyCalculator with precision@1, MAP@R and R-precision. Rounds alternate between
-the programs and a time is the median of its rounds; the first, which compiles, does not count. Peak memory is that of
-a process which does nothing else. Last, GoogLeNet: images per second of a whole evaluation, metrics included, beside
-the bare forward pass on images that lie ready.
+"pytorch-metric-learning" its AccuracyCalculator with precision@1, MAP@R and R-precision; both run on the CPU.
+"PyTorch" computes what "ours with MAP@R" does, but for R-precision, on a GPU if there is one: products in full float32
+in blocks, and topk. Rounds alternate between the programs and a time is the median of its rounds; the first, which
+compiles, does not count. Peak memory is that of a process which does nothing else. Last, GoogLeNet: images per second
+of a whole evaluation, metrics included, beside the bare forward pass on images that lie ready.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from symm_jax.data.arrays import Arrays
 DIM = 512
 KS = (1, 10, 100)
 SETS = {"Cars196": (8_131, 98, 5), "Online Products": (60_502, 11_316, 3)}  # images, classes, rounds
-OURS, OURS_ALL, FAISS, PEER = "ours", "ours with MAP@R", "faiss", "pytorch-metric-learning"
+OURS, OURS_ALL, FAISS, PEER, TORCH = "ours", "ours with MAP@R", "faiss", "pytorch-metric-learning", "PyTorch"
 
 
 def embeddings_of(n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,10 +69,34 @@ def peer_map_at_r(embeddings: np.ndarray, labels: np.ndarray) -> float:
     return calculator.get_accuracy(unit, torch.tensor(labels))["mean_average_precision_at_r"]
 
 
-def compare_metrics() -> None:
-    print_row("images", "classes", f"{OURS}, s", f"{FAISS}, s", f"{OURS_ALL}, s", f"{PEER}, s", f"{OURS}, peak GiB")
-    print_row(*["---"] * 7)
-    for n, classes, rounds in SETS.values():
+def torch_retrieval(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Recall@k and MAP@R from the nearest of every block of queries."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    block = 8192 if device == "cuda" else 1024
+    unit = torch.nn.functional.normalize(torch.tensor(embeddings, device=device))
+    labels = torch.tensor(labels, device=device)
+    positives = torch.bincount(labels)[labels] - 1
+    k = max(*KS, positives.max().item())
+    place = torch.arange(1, k + 1, device=device)
+    found = []
+    for rows in torch.arange(len(unit), device=device).split(block):
+        similar = unit[rows] @ unit.T
+        similar[torch.arange(len(rows), device=device), rows] = -torch.inf
+        right = labels[similar.topk(k).indices] == labels[rows, None]
+        within = right & (place <= positives[rows, None])
+        average = (within * right.cumsum(1) / place).sum(1) / positives[rows]
+        found.append(torch.stack([*(right[:, :k].any(1) for k in KS), average], 1)[positives[rows] > 0])
+    names = *(f"recall@{k}" for k in KS), "map@r"
+    return dict(zip(names, torch.cat(found).mean(0).tolist(), strict=True))
+
+
+def compare_metrics(sets: list[tuple[int, int, int]]) -> None:
+    columns = OURS, FAISS, OURS_ALL, PEER, TORCH
+    print_row("images", "classes", *(f"{name}, s" for name in columns), f"{OURS}, peak GiB")
+    print_row(*["---"] * 8)
+    for n, classes, rounds in sets:
         embeddings, labels = embeddings_of(n, classes)
         ours = metrics.retrieval(embeddings, labels, KS)
         programs = {
@@ -84,13 +110,20 @@ def compare_metrics() -> None:
         if importable("pytorch_metric_learning") and importable("faiss"):
             programs[PEER] = lambda: peer_map_at_r(embeddings, labels)  # noqa: B023
             np.testing.assert_allclose(ours["map@r"], peer_map_at_r(embeddings, labels), atol=1e-4)
+        if importable("torch"):
+            programs[TORCH] = lambda: torch_retrieval(embeddings, labels)  # noqa: B023
+            theirs = torch_retrieval(embeddings, labels)
+            np.testing.assert_allclose([ours[name] for name in theirs], list(theirs.values()), atol=1e-4)
         seconds = median_seconds(programs, rounds)
 
         def beside(name, base):
-            return f"{seconds[name]:.2f} ({seconds[name] / seconds[base]:.2f}x)" if name in seconds else ""  # noqa: B023
+            if name not in seconds:  # noqa: B023
+                return "not installed"
+            return f"{seconds[name]:.2f} ({seconds[name] / seconds[base]:.2f}x)"  # noqa: B023
 
-        row = f"{seconds[OURS]:.2f}", beside(FAISS, OURS), f"{seconds[OURS_ALL]:.2f}", beside(PEER, OURS_ALL)
-        print_row(f"{n:,}", f"{classes:,}", *row, peak_of(n, classes))
+        row = f"{seconds[OURS]:.2f}", beside(FAISS, OURS), f"{seconds[OURS_ALL]:.2f}"
+        peers = beside(PEER, OURS_ALL), beside(TORCH, OURS_ALL)
+        print_row(f"{n:,}", f"{classes:,}", *row, *peers, peak_of(n, classes))
 
 
 def peak_of(n: int, classes: int) -> str:
@@ -130,7 +163,6 @@ def importable(name: str) -> bool:
     try:
         __import__(name)
     except ImportError:
-        print(f"({name} is not installed and left out)")
         return False
     return True
 
@@ -138,6 +170,7 @@ def importable(name: str) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peak", type=int, nargs=2, metavar=("IMAGES", "CLASSES"), help="only print peak memory, GiB")
+    parser.add_argument("--images", type=int, nargs=2, metavar=("IMAGES", "CLASSES"), help="this set, and no embedding")
     arguments = parser.parse_args()
     if arguments.peak:
         metrics.retrieval(*embeddings_of(*arguments.peak), KS)
@@ -146,6 +179,7 @@ if __name__ == "__main__":
         print(f"{int(peak[1]) / 2**20:.2f}")
     else:
         print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}; ratios to ours\n")
-        compare_metrics()
-        print()
-        compare_embedding()
+        compare_metrics([(*arguments.images, 3)] if arguments.images else list(SETS.values()))
+        if not arguments.images:
+            print()
+            compare_embedding()

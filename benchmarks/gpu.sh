@@ -1,21 +1,32 @@
 #!/usr/bin/env bash
-# Every check and benchmark that needs a GPU, as one command of less than ten minutes: bash benchmarks/gpu.sh
+# Every check and benchmark that needs a GPU, as one command of less than ten minutes: bash benchmarks/gpu.sh [SECONDS]
+# Parts that end early leave their time to those after them; all of them together end within SECONDS (590).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH=.
+total=${1:-590}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # PyTorch needs memory beside JAX
+JAX_COMPILATION_CACHE_DIR=$(mktemp -d)     # several parts compile the same step
+export JAX_COMPILATION_CACHE_DIR
+trap 'rm -rf "$JAX_COMPILATION_CACHE_DIR"' EXIT
+SECONDS=0 end=0
 
-part() { # title, limit in seconds, command
+part() { # title, its share of the time in thousandths, command
+    end=$((end + $2 * total / 1000))
     echo
     echo "## $1"
-    timeout "$2" "${@:3}" || echo "(ended with $?)"
+    timeout --kill-after=5 "$((end > SECONDS ? end - SECONDS : 1))" "$python" "${@:3}" || echo "(ended with $?)"
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
-part "Step of the paper's setting, float32" 150 "$python" benchmarks/training.py --dtype=float32
-part "The same, bfloat16" 120 "$python" benchmarks/training.py --dtype=bfloat16
-part "Losses" 90 "$python" benchmarks/losses.py
-part "Loss of 65,536 pairs" 60 "$python" benchmarks/losses.py --large
-part "Where a step's time goes" 60 "$python" benchmarks/hotspots.py
-part "Evaluation" 60 "$python" benchmarks/evaluation.py
-part "Devices" 60 "$python" benchmarks/scaling.py
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || echo "no GPU"
+"$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' || echo "no PyTorch"
+part "Loss of large batches" 110 benchmarks/large_batch.py
+part "Evaluation" 130 benchmarks/evaluation.py
+part "Step of the paper's setting, float32" 210 benchmarks/training.py --dtype=float32
+part "The same, bfloat16" 180 benchmarks/training.py --dtype=bfloat16
+part "With its input, bfloat16" 100 benchmarks/input_pipeline.py --dtype=bfloat16
+part "With its input, float32" 80 benchmarks/input_pipeline.py --dtype=float32
+part "Where a step's time goes" 60 benchmarks/hotspots.py
+part "Losses" 80 benchmarks/losses.py
+part "Devices" 50 benchmarks/scaling.py

@@ -1,43 +1,58 @@
-"""Where the time of a training step goes: the operations that take most of it, and whether memory bounds it.
+"""Where the time of a training step goes: the operations that take most of it, and what memory and arithmetic allow.
 
     PYTHONPATH=. python benchmarks/hotspots.py           # GoogLeNet's Symm + N-pair step; 64 pairs of 227 px on a GPU
     PYTHONPATH=. python benchmarks/hotspots.py --pairs=8 --steps=2
 
-Times are from JAX's profiler: of kernels on a GPU, of XLA's operations on a CPU, where several run at once. Bytes and
-operations of a step are those that XLA counts, before it keeps anything in caches.
+Times are from JAX's profiler: of all kernels and copies in a GPU's streams, or of XLA's operations on a CPU, where
+several run at once. The reading of a GPU's profile has been tried on a made-up one only, never on a GPU.
+
+Operations are those that XLA counts before it compiles; bytes those of the compiled step, before anything is kept in
+caches. On a GPU the bytes leave out what cuDNN and cuBLAS read and write, which XLA does not know: they are a lower
+bound, and so is the time that they imply.
 """
 
 import argparse
 import collections
-import gzip
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import jax
+from jax.profiler import ProfileData
 from losses import print_row
-from training import random_batch
+from training import PEAK, random_batch
 
 from configs import car_symm_npair
 from symm_jax import train
 
 TOP = 15
+BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second of the SXM cards' memory, as NVIDIA gives it
 
 
-def operations(folder: Path) -> dict[str, float]:
+def operations(profile: ProfileData) -> dict[str, float]:
     """Milliseconds by name of operation, of all traced steps, longest first."""
-    (path,) = folder.rglob("perfetto_trace.json.gz")
-    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-    processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
-    threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
+    planes = list(profile.planes)
+    gpus = [plane for plane in planes if plane.name.startswith("/device:GPU:")]
     found = collections.Counter()
-    for event in events:
-        thread = threads.get((event.get("pid"), event.get("tid")), "")
-        on_gpu = "GPU" in processes.get(event.get("pid"), "") and thread.startswith("Stream")
-        if "dur" in event and (on_gpu or "hlo_op" in event.get("args", {})):
-            found[event["name"]] += event["dur"] / 1e3
+    for plane in gpus or planes:
+        # A GPU's other lines, such as "XLA Ops", hold the time of the same kernels again.
+        for line in (line for line in plane.lines if not gpus or line.name.startswith("Stream")):
+            for event in line.events:
+                if gpus or "hlo_op" in dict(event.stats):
+                    found[event.name] += event.duration_ns / 1e6
     return dict(found.most_common())
+
+
+def bound(work: float, moved: float, dtype: str) -> str:
+    """What a card's figures imply for so many operations and bytes; empty for a card that is not known."""
+    bandwidth = next((value for name, value in BANDWIDTH.items() if name in jax.devices()[0].device_kind), None)
+    if bandwidth is None:
+        return ""
+    arithmetic, memory = 1e3 * work / PEAK[dtype], 1e3 * moved / bandwidth
+    return (
+        f"at the card's peaks: {arithmetic:,.2f} ms of arithmetic, {memory:,.2f} ms of memory traffic; "
+        f"bound by {'memory' if memory > arithmetic else 'arithmetic'}\n"
+    )
 
 
 def main() -> None:
@@ -53,24 +68,28 @@ def main() -> None:
     state = train.replicate(train.create_state(config, recipe))
     batch = jax.device_put(jax.tree.map(lambda x: x[None], random_batch(arguments.pairs)))
     step = train.pmap_train_step(recipe)
-    counted = step.lower(state, batch).compile().cost_analysis()
+    lowered = step.lower(state, batch)
+    work, moved = lowered.cost_analysis()["flops"], lowered.compile().cost_analysis()["bytes accessed"]
     state, _ = jax.block_until_ready(step(state, batch))
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, create_perfetto_trace=True):
+        with jax.profiler.trace(folder):
+            start = time.perf_counter()
             for _ in range(arguments.steps):
                 state, _ = step(state, batch)
             jax.block_until_ready(state)
             seconds = (time.perf_counter() - start) / arguments.steps
-        found = operations(Path(folder))
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        found = operations(ProfileData.from_file(str(path)))
+    total = sum(found.values())
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.pairs} pairs, {arguments.dtype}")
     print(
-        f"a step: {1e3 * seconds:,.1f} ms, {counted['flops'] / seconds / 1e12:,.3f} TFLOP/s, "
-        f"{counted['bytes accessed'] / seconds / 1e9:,.0f} GB/s\n"
+        f"a step: {1e3 * seconds:,.1f} ms, in operations {total / arguments.steps:,.1f} ms; {work / 1e12:,.3f} TFLOP "
+        f"and {moved / 1e9:,.1f} GB, {work / moved:,.1f} FLOP a byte; {work / seconds / 1e12:,.3f} TFLOP/s, "
+        f"{moved / seconds / 1e9:,.0f} GB/s"
     )
+    print(bound(work, moved, arguments.dtype))
     print_row("operation", "ms a step", "share")
     print_row(*["---"] * 3)
-    total = sum(found.values())
     for name, spent in list(found.items())[:TOP]:
         print_row(name[:70], f"{spent / arguments.steps:,.2f}", f"{100 * spent / total:.0f} %")
 

@@ -1,0 +1,115 @@
+"""The loss of a large batch, Symm + N-pair, value and gradient, beside the formula in PyTorch on the same device.
+
+    pip install torch  # optional: the peer
+    PYTHONPATH=. python benchmarks/large_batch.py                # 16,384 and 65,536 pairs on a GPU, fewer on a CPU
+    PYTHONPATH=. python benchmarks/large_batch.py --pairs 512
+
+"PyTorch" builds the four points and takes the maximum of the six products, one after the other; "compiled" is that
+after torch.compile, on a GPU. "in blocks" is ours with block_size=256. Products are in full float32, not in TF32, in
+all of them, and embeddings have 512 dimensions. Times are medians of five rounds. Memory is what XLA reserves for
+intermediate arrays, or the most that PyTorch held on a GPU. The row of a program that needs more than there is says
+so. PyTorch comes first, for JAX keeps the memory that it has had; set XLA_PYTHON_CLIENT_PREALLOCATE=false, or PyTorch
+gets a quarter of the GPU's memory.
+"""
+
+import argparse
+import functools
+import itertools
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from losses import DIM, LOSSES, compiled, median_seconds, print_row, random_batch
+
+ROUNDS = 5
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory"  # of XLA, CUDA and PyTorch on a CPU
+
+
+def torch_loss(anchor, positive):
+    """The formula as losses.py has it in JAX, every pair a class of its own."""
+    import torch
+
+    def mirrored(point, axis):
+        return 2 * (point * axis).sum(1, keepdim=True) / (axis * axis).sum(1, keepdim=True) * axis - point
+
+    points = anchor, positive, mirrored(positive, anchor), mirrored(anchor, positive)
+    logits = functools.reduce(torch.maximum, (x @ y.T for x, y in itertools.combinations(points, 2)))
+    labels = torch.arange(len(anchor), device=anchor.device)
+    l2 = 0.25 * 0.002 * (anchor.square().sum(1).mean() + positive.square().sum(1).mean())
+    return torch.nn.functional.cross_entropy(logits, labels) + l2
+
+
+def run_torch(n: int, compile: bool) -> tuple[float, str, float]:
+    """Seconds, memory in GB and value."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    loss = torch.compile(torch_loss, dynamic=False) if compile else torch_loss
+    anchor, positive = (torch.tensor(x, device=device, requires_grad=True) for x in random_batch(n)[:2])
+
+    def run():
+        value = loss(anchor, positive)
+        torch.autograd.grad(value, (anchor, positive))
+        return value.item()
+
+    def run_and_wait():
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    seconds = median_seconds({"": run_and_wait}, ROUNDS)[""]
+    return seconds, f"{torch.cuda.max_memory_allocated() / 1e9:.2f}" if device == "cuda" else "", run()
+
+
+def run_ours(n: int, variant: str) -> tuple[float, str, float]:
+    """Seconds, memory in GB and value."""
+    run, megabytes, (value, _) = compiled(LOSSES["Symm + N-pair"][variant], random_batch(n))
+    return *median_seconds({"": run}, ROUNDS).values(), f"{megabytes / 1e3:.2f}", float(value)
+
+
+def row(n: int, name: str, run: Callable[[], tuple[float, str, float]]) -> float | None:
+    """Prints the row of a program and returns its value, if it has one."""
+    try:
+        seconds, memory, value = run()
+    except ImportError:
+        print_row(f"{n:,}", name, "not installed", "", "")
+    except (RuntimeError, MemoryError) as error:
+        print(error, file=sys.stderr)
+        short = any(text in str(error) for text in OUT_OF_MEMORY)
+        print_row(f"{n:,}", name, "out of memory" if short else f"failed: {type(error).__name__}", "", "")
+    else:
+        print_row(f"{n:,}", name, f"{1e3 * seconds:,.1f}", memory, f"{value:.5f}")
+        return value
+
+
+def torch_rows(n: int) -> list[float | None]:
+    found = [row(n, "PyTorch", functools.partial(run_torch, n, compile=False))]
+    if jax.default_backend() == "gpu":
+        found.append(row(n, "PyTorch, compiled", functools.partial(run_torch, n, compile=True)))
+    return found
+
+
+def main() -> None:
+    sizes = [16_384, 65_536] if jax.default_backend() == "gpu" else [1024, 4096]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=sizes)
+    sizes = parser.parse_args().pairs
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, Symm + N-pair, value and gradient\n")
+    print_row("pairs", "program", "ms", "memory, GB", "loss")
+    print_row(*["---"] * 5)
+    values = {n: torch_rows(n) for n in sizes}
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()
+    for n, variant in itertools.product(sizes, ("ours", "in blocks")):
+        values[n].append(row(n, variant, functools.partial(run_ours, n, variant)))
+    for found in values.values():
+        known = [value for value in found if value is not None]
+        np.testing.assert_allclose(known, known[-1], rtol=1e-5)
+
+
+if __name__ == "__main__":
+    main()
