@@ -2,11 +2,12 @@
 
     PYTHONPATH=. python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
 
-Decoding: "bare loop" decodes and squashes the photographs one after the other in one process, from memory, and keeps
-nothing; "on all cores" is that loop in a process a core at once, the most that the machine gives; "prepared" is what
---mode=prepare does with the encoded photographs: decodes them in a worker process a core and writes the arrays.
-"first" includes starting the workers. The same photographs are decoded twice, as they are
-and enlarged three times, for the published ones are larger than a part of them that someone made smaller.
+Decoding: "Pillow" decodes the photographs with Pillow and squashes them with OpenCV one after the other in one process,
+from memory, and keeps nothing; "our loop" does so with our functions, and "on all cores" is that in a process a core at
+once, the most that the machine gives; "prepared" is what --mode=prepare does with the encoded photographs: decodes them
+in a worker process a core and writes the arrays. "first" includes starting the workers. The same photographs are
+decoded three times: as they are, from memory; read from the records of the training split, as --mode=prepare does; and
+enlarged three times, for the published ones are larger than a part of them that someone made smaller.
 
 Feeding: batches of 64 pairs gathered from the memory map and copied to the device, without augmentation.
 
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -75,44 +77,74 @@ def enlarged(encoded: bytes, factor: int) -> bytes:
     return file.getvalue()
 
 
-def bare_loop(encoded: list[bytes]) -> float:
+def with_pillow(encoded: bytes) -> np.ndarray:
+    """What one would write without this package; the pixels are the same."""
+    with PIL.Image.open(io.BytesIO(encoded)) as image:
+        return cv2.resize(np.asarray(image.convert("RGB")), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def ours(encoded: bytes) -> np.ndarray:
+    return decode.squash(decode.decode(encoded, "x"), SIDE)
+
+
+def bare_loop(one: Callable[[bytes], np.ndarray], encoded: list[bytes]) -> float:
     """Images per second."""
     cv2.setNumThreads(1)
     start = time.perf_counter()
     for image in encoded:
-        decode.squash(decode.decode(image, "x"), SIDE)
+        one(image)
     return len(encoded) / (time.perf_counter() - start)
 
 
-def decoding(encoded: list[bytes]) -> None:
+class Case(NamedTuple):
+    encoded: list[bytes]
+    count: int
+    load: Callable[[], object]
+    folder: Path  # that `load` writes to
+
+
+def cases(encoded: list[bytes], cache: Path, load_train: Callable[[], arrays.Arrays]) -> dict[str, Case]:
+    def in_memory(images: list[bytes], name: str) -> Case:
+        records = [{"image": image, "label": 0, "filename": "x"} for image in images]
+        folder = cache / name
+        return Case(images, len(images), lambda: arrays.load(records, folder, "all", arrays.Options(SIDE)), folder)
+
+    large = joblib.Parallel(os.cpu_count())(joblib.delayed(enlarged)(e, 3) for e in encoded[:1500])
+    train_count = len(load_train().labels)
+    (folder,) = cache.glob("cars196-*/arrays")
+    return {
+        f"{len(encoded):,} as they are": in_memory(encoded, "as they are"),
+        f"{train_count:,} of them from records": Case(encoded, train_count, load_train, folder),
+        f"{len(large):,} enlarged 3x": in_memory(large, "enlarged"),
+    }
+
+
+def decoding(of: dict[str, Case]) -> None:
     cores = os.cpu_count()
     pool = joblib.Parallel(cores)
-    print_row("images/s", "bare loop", "on all cores", "first", "prepared", "/ (cores x bare loop)", "/ on all cores")
-    print_row(*["---"] * 7)
-    few = encoded[:1500]
-    for name, images in {
-        f"{len(encoded):,} as they are": encoded,
-        f"{len(few):,} enlarged 3x": pool(joblib.delayed(enlarged)(e, 3) for e in few),
-    }.items():
-        records = [{"image": e, "label": 0, "filename": "x"} for e in images]
-        some = images[:1000]
+    print_row(
+        *["images/s", "Pillow", "our loop", "on all cores", "first", "prepared"],
+        *["/ (cores x Pillow)", "/ (cores x our loop)", "/ on all cores"],
+    )
+    print_row(*["---"] * 9)
+    for name, case in of.items():
+        some = case.encoded[:500]
         joblib.externals.loky.get_reusable_executor().shutdown()
-        with tempfile.TemporaryDirectory() as cache:
-            folder = Path(cache) / "arrays"
-            load = functools.partial(arrays.load, records, folder, "all", arrays.Options(SIDE))
-            # Deleted between rounds, or the disk's speed is measured once the memory is full of arrays.
-            (first,) = rates(len(images), load, 1, functools.partial(shutil.rmtree, folder))
-            alone, at_once, prepared = [], [], []
-            for _ in range(5):  # by turns, for a virtual machine's speed changes from one second to the next
-                alone.append(bare_loop(some))
-                at_once.append(sum(pool([joblib.delayed(bare_loop)(some)] * cores)))
-                prepared += rates(len(images), load, 1, functools.partial(shutil.rmtree, folder))
-        bare, ceiling, warm = map(statistics.median, (alone, at_once, prepared))
+        # Deleted between rounds, or the disk's speed is measured once the memory is full of arrays.
+        delete = functools.partial(shutil.rmtree, case.folder, ignore_errors=True)
+        delete()
+        (first,) = rates(case.count, case.load, 1, delete)
+        pillow, alone, at_once, prepared = [], [], [], []
+        for _ in range(5):  # by turns, for a virtual machine's speed changes from one second to the next
+            pillow.append(bare_loop(with_pillow, some))
+            alone.append(bare_loop(ours, some))
+            at_once.append(sum(pool([joblib.delayed(bare_loop)(ours, some)] * cores)))
+            prepared += rates(case.count, case.load, 1, delete)
+        bare, own, ceiling, warm = map(statistics.median, (pillow, alone, at_once, prepared))
         print_row(
             name,
-            *[f"{value:,.0f}" for value in (bare, ceiling, first, warm)],
-            f"{warm / (cores * bare):.2f}",
-            f"{warm / ceiling:.2f}",
+            *[f"{value:,.0f}" for value in (bare, own, ceiling, first, warm)],
+            *[f"{warm / most:.2f}" for most in (cores * bare, cores * own, ceiling)],
         )
 
 
@@ -171,5 +203,6 @@ if __name__ == "__main__":
         print()
         augmentation(train_set)
         print()
-        decoding(photographs(folder))
+        load_train = functools.partial(datasets.load, config, "train", SIDE)
+        decoding(cases(photographs(folder), Path(cache), load_train))
     sys.stdout.flush()

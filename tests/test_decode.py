@@ -114,3 +114,25 @@ def test_box_crop_and_area_squash_are_exact():
     np.testing.assert_allclose(decode.squash(cropped, 8), means, atol=1)
     with pytest.raises(errors.InputError, match="image a lies outside its box"):
         decode.crop(image, (40, 2, 50, 18), "a")
+
+
+def test_photographs_are_what_pillow_reads_whole_or_with_flaws():
+    rng = np.random.default_rng(0)
+    smooth = PIL.Image.fromarray(cv2.GaussianBlur(RGB, (0, 0), 2))
+    refused = 0
+    for options in ({}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 1}, {"keep_rgb": True}):
+        whole = encode(smooth, "jpeg", **options)
+        for flaw in range(40):
+            encoded = bytearray(whole)
+            if flaw:
+                encoded[rng.integers(len(encoded))] ^= 1 << rng.integers(8)
+            try:
+                with PIL.Image.open(io.BytesIO(encoded)) as image:
+                    expected = np.asarray(image.convert("RGB"))
+            except Exception:
+                refused += 1
+                with pytest.raises(errors.InputError):
+                    decode.decode(bytes(encoded), "a")
+            else:
+                np.testing.assert_array_equal(decode.decode(bytes(encoded), "a"), expected)
+    assert 0 < refused < 100
