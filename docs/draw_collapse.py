@@ -19,7 +19,11 @@ METHODS = {
     "raw_symm_npair_original_positives": ("Symm + N-pair, original positives", "#1f6fb4", "-"),
     "symm_npair": ("Symm + N-pair, normalised, scale 16", "#2c8a4b", "--"),
 }
-ROWS = {"embedding_norm": "length of an embedding", "npair/synthetic_share": "synthetic winners", "recall@1": "Recall@1"}
+ROWS = {
+    "embedding_norm": "length of an embedding",
+    "npair/synthetic_share": "synthetic winners",
+    "recall@1": "Recall@1",
+}
 
 
 def rows(workdir: Path, metric: str) -> list[dict]:

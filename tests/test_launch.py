@@ -1,6 +1,7 @@
 """launch.py as a user runs it: the main job, its modes, and the mistakes of a tired person."""
 
 import ast
+import math
 import os
 import re
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from symm_jax import compare, errors, logs
 from symm_jax import config as configs
-from symm_jax import errors, logs
 
 CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
+COMPARISONS = sorted(p.stem for p in Path("configs/compare").glob("*.py"))
 
 
 def launch(*arguments, timeout=300):
@@ -142,6 +144,15 @@ def test_mistakes_are_answered_without_a_traceback(arguments, message):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_loads_and_is_valid(name):
     configs.validate(load(name), num_devices=2)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_comparison_can_be_planned(name, tmp_path):
+    comparison = load(f"compare.{name}")
+    runs = compare.plan(comparison, tmp_path)
+    counts = map(len, (comparison.methods, comparison.seeds, comparison.validation_classes))
+    assert len(runs) == math.prod(counts)
+    assert runs[0].method == comparison.baseline
 
 
 def load(name):
