@@ -4,10 +4,10 @@
 
 Decoding: "Pillow" decodes the photographs with Pillow and squashes them with OpenCV one after the other in one process,
 from memory, and keeps nothing; "our loop" does so with our functions, and "on all cores" is that in a process a core at
-once, the most that the machine gives; "prepared" is what --mode=prepare does with the encoded photographs: decodes them
-in a worker process a core and writes the arrays. "first" includes starting the workers. The same photographs are
-decoded three times: as they are, from memory; read from the records of the training split, as --mode=prepare does; and
-enlarged three times, for the published ones are larger than a part of them that someone made smaller.
+once, the most that the machine gives; "prepared" is the decoding of --mode=prepare: it reads the records of both
+splits, decodes and crops in a worker process a core, and writes the arrays. "first" includes starting the workers. The
+same photographs are decoded as they are and enlarged three times, for the published ones are larger than a part of them
+that someone made smaller.
 
 Feeding: batches of 64 pairs gathered from the memory map and copied to the device, without augmentation.
 
@@ -35,6 +35,7 @@ import jax
 import joblib
 import numpy as np
 import PIL.Image
+import tensorflow_datasets as tfds
 from losses import print_row
 
 from configs import car_npair
@@ -98,25 +99,34 @@ def bare_loop(one: Callable[[bytes], np.ndarray], encoded: list[bytes]) -> float
 
 class Case(NamedTuple):
     encoded: list[bytes]
-    count: int
     load: Callable[[], object]
     folder: Path  # that `load` writes to
 
 
-def cases(encoded: list[bytes], cache: Path, load_train: Callable[[], arrays.Arrays]) -> dict[str, Case]:
-    def in_memory(images: list[bytes], name: str) -> Case:
-        records = [{"image": image, "label": 0, "filename": "x"} for image in images]
-        folder = cache / name
-        return Case(images, len(images), lambda: arrays.load(records, folder, "all", arrays.Options(SIDE)), folder)
+def prepared(folder: Path, name: str, cache: Path) -> Case:
+    """A data set in the folder whose records are made and whose arrays are not."""
+    config = car_npair.get_config().data
+    config.name, config.dir, config.cache_dir = name, str(folder), str(cache)
+    datasets.load(config, "train", SIDE)
+    (root,) = cache.glob(f"{name}-*")
+    kind = datasets.BUILDERS[name]
+    builder = kind(data_dir=root, **({"split_seed": 0} if name == "folder" else {}))
+    sources = builder.as_data_source(decoders={"image": tfds.decode.SkipDecoding()})
+    options = arrays.Options(SIDE, crop=kind.BOXES, orient=kind.ORIENT)
 
-    large = joblib.Parallel(os.cpu_count())(joblib.delayed(enlarged)(e, 3) for e in encoded[:1500])
-    train_count = len(load_train().labels)
-    (folder,) = cache.glob("cars196-*/arrays")
-    return {
-        f"{len(encoded):,} as they are": in_memory(encoded, "as they are"),
-        f"{train_count:,} of them from records": Case(encoded, train_count, load_train, folder),
-        f"{len(large):,} enlarged 3x": in_memory(large, "enlarged"),
-    }
+    def load():
+        for split, source in sources.items():
+            arrays.load(source, root / "arrays", split, options)
+
+    return Case(photographs(folder), load, root / "arrays")
+
+
+def enlarge_all(encoded: list[bytes], folder: Path) -> None:
+    """Writes the photographs, three times as large, as a data set of four classes."""
+    for i, image in enumerate(joblib.Parallel(os.cpu_count())(joblib.delayed(enlarged)(e, 3) for e in encoded)):
+        path = folder / f"class {i % 4}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
 
 
 def decoding(of: dict[str, Case]) -> None:
@@ -128,19 +138,19 @@ def decoding(of: dict[str, Case]) -> None:
     )
     print_row(*["---"] * 9)
     for name, case in of.items():
-        some = case.encoded[:500]
+        some, count = case.encoded[:500], len(case.encoded)
         joblib.externals.loky.get_reusable_executor().shutdown()
         # Deleted between rounds, or the disk's speed is measured once the memory is full of arrays.
         delete = functools.partial(shutil.rmtree, case.folder, ignore_errors=True)
         delete()
-        (first,) = rates(case.count, case.load, 1, delete)
-        pillow, alone, at_once, prepared = [], [], [], []
+        (first,) = rates(count, case.load, 1, delete)
+        pillow, alone, at_once, all_of_it = [], [], [], []
         for _ in range(5):  # by turns, for a virtual machine's speed changes from one second to the next
             pillow.append(bare_loop(with_pillow, some))
             alone.append(bare_loop(ours, some))
             at_once.append(sum(pool([joblib.delayed(bare_loop)(ours, some)] * cores)))
-            prepared += rates(case.count, case.load, 1, delete)
-        bare, own, ceiling, warm = map(statistics.median, (pillow, alone, at_once, prepared))
+            all_of_it += rates(count, case.load, 1, delete)
+        bare, own, ceiling, warm = map(statistics.median, (pillow, alone, at_once, all_of_it))
         print_row(
             name,
             *[f"{value:,.0f}" for value in (bare, own, ceiling, first, warm)],
@@ -195,14 +205,18 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="Cars196, in any layout")
     folder = parser.parse_args().folder
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, OpenCV {cv2.__version__}\n")
-    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stderr(io.StringIO()):
+        cache, enlarged_ones = Path(temporary) / "cache", Path(temporary) / "enlarged"
         config = car_npair.get_config().data
-        config.dir, config.cache_dir = str(folder), cache
+        config.dir, config.cache_dir = str(folder), str(cache)
         train_set = datasets.load(config, "train", SIDE)
         feeding(train_set)
         print()
         augmentation(train_set)
         print()
-        load_train = functools.partial(datasets.load, config, "train", SIDE)
-        decoding(cases(photographs(folder), Path(cache), load_train))
+        as_they_are = prepared(folder, "cars196", cache)
+        enlarge_all(as_they_are.encoded[:1500], enlarged_ones)
+        large = prepared(enlarged_ones, "folder", cache)
+        cases = {f"{len(as_they_are.encoded):,} as they are": as_they_are}
+        decoding(cases | {f"{len(large.encoded):,} enlarged 3x": large})
     sys.stdout.flush()

@@ -52,7 +52,7 @@ def test_many_images_are_decoded_by_workers_as_by_one(cars, data_config, monkeyp
     alone = datasets.load(config, "train", 16)
     monkeypatch.setattr(arrays, "_ALONE", 1)
     monkeypatch.setattr(arrays, "_VERSION", "of-workers")
-    monkeypatch.setattr(arrays, "_CHUNK", 5_000)
+    monkeypatch.setattr(arrays, "_CHUNK", 2)
     together = datasets.load(config, "train", 16)
     assert together.images.filename != alone.images.filename
     for ours, theirs in zip(together[:3], alone[:3], strict=True):
@@ -84,13 +84,11 @@ def test_a_cache_that_cannot_be_made_is_named(cars, data_config, tmp_path):
 
 def test_workers_end_with_the_process_that_was_killed(tmp_path):
     code = (
-        "import os; from pathlib import Path; from symm_jax.data import arrays; "
-        "arrays._CHUNK = 1; arrays.decode.decode = None; n = [0]\n"
-        "class Source(list):\n"
-        "    def __getitem__(self, i):\n"
-        "        if i == 8: os.kill(os.getpid(), 9)\n"
-        "        return {'image': b'', 'label': 0, 'filename': 'x'}\n"
-        f"arrays.load(Source(range(400)), Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
+        "import io, os, PIL.Image; from pathlib import Path; from symm_jax.data import arrays\n"
+        "file = io.BytesIO(); PIL.Image.new('RGB', (8, 8)).save(file, 'png')\n"
+        "source = [{'image': file.getvalue(), 'label': 0, 'filename': 'x'}] * 400\n"
+        "arrays._CHUNK = 1; arrays.tqdm.tqdm.update = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"arrays.load(source, Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         process.communicate(timeout=20)  # ends when the last worker has closed its output

@@ -2,9 +2,10 @@
 
 import functools
 import os
+import pickle
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from symm_jax.data import decode
 from symm_jax.errors import InputError
 
 _VERSION = 2  # of what is stored; a change of the decoding asks for a new one
-_CHUNK = 2**20  # bytes of encoded images given to a worker at a time
+_CHUNK = 64  # images given to a worker at a time, at most
 _ALONE = 300  # so many images are decoded in this process: workers take a second to start
 
 
@@ -49,7 +50,7 @@ def load(source: Sequence[dict], directory: Path, split: str, options: Options) 
     """Opens the arrays of `split` below `directory`, decoding `source` first if they are not there.
 
     Args:
-      source: random-access examples with encoded "image", "label", "filename" and optionally "box" (x1, y1, x2, y2)
+      source: random-access examples, picklable, with encoded "image", "label", "filename" and optionally "box" (x1, y1, x2, y2)
         and "query".
       directory: a folder that belongs to this data set and its content alone.
       split: name of the split.
@@ -83,57 +84,55 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
     with open(path, "r+b") as file:
         # A sparse file on a full disk ends in SIGBUS when it is read; claiming the blocks first ends in an OSError.
         os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-    labels, shorter = np.empty(n, np.int32), np.empty((n, 2), np.float32)
-    query = np.empty(n, bool) if "query" in source[0] else None
-
-    def jobs() -> Iterator:
-        chunk, size = [], 0
-        for i in range(n):
-            example = source[i]
-            labels[i] = example["label"]
-            if query is not None:
-                query[i] = example["query"]
-            chunk.append((example["image"], _text(example["filename"]), example.get("box")))
-            size += len(example["image"])
-            if size >= _CHUNK or i == n - 1:
-                start = i + 1 - len(chunk)
-                yield joblib.delayed(_decode_chunk)(
-                    os.getpid(), path, place + start * side * side * 3, start, chunk, options
-                )
-                chunk, size = [], 0
-
     # Processes, for Pillow holds Python's lock during part of its work.
     workers = 1 if n < _ALONE else os.cpu_count()
     pool = joblib.Parallel(workers, return_as="generator_unordered", pre_dispatch="3 * n_jobs", batch_size=1)
+    size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
+    one = joblib.delayed(functools.partial(_decode_range, os.getpid(), path, place, pickle.dumps(source), options))
+    labels, shorter, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
     with tqdm.tqdm(total=n, desc=f"decode {split}", unit="image", leave=False, dynamic_ncols=True) as bar:
-        for start, ratios in pool(jobs()):
-            shorter[start : start + len(ratios)] = ratios
-            bar.update(len(ratios))
+        for done, *columns in pool(one(range(start, min(start + size, n))) for start in range(0, n, size)):
+            labels[done], shorter[done], query[done] = columns
+            bar.update(len(labels[done]))
     np.save(folder / "labels.npy", labels)
     np.save(folder / "shorter.npy", shorter)
-    if query is not None and query.any():
+    if query.any():
         np.save(folder / "query.npy", query)
 
 
-def _decode_chunk(
-    parent: int, path: Path, offset: int, start: int, chunk: list[tuple], options: Options
-) -> tuple[int, np.ndarray]:
-    """Writes the images of (encoded image, name, box or None) one after the other to the file, from `offset` on.
+def _decode_range(
+    parent: int, path: Path, place: int, pickled: bytes, options: Options, rows: range
+) -> tuple[slice, list[int], np.ndarray, list[bool]]:
+    """Writes the images of `rows` of a source to the file whose first image is at `place`.
 
-    Returns `start` and the rows of Arrays.shorter.
+    Each process reads its own records: handing them over would cost more than reading them.
+
+    Returns:
+      The rows, and for them Arrays.labels, shorter and query.
     """
     _end_with(parent)
     cv2.setNumThreads(1)  # there is a worker for every core already
-    shorter = np.empty((len(chunk), 2), np.float32)
+    source, side = _unpickled(pickled), options.side
+    labels, shorter, query = [], np.empty((len(rows), 2), np.float32), []
     with open(path, "r+b") as file:  # not through a map, where each new page costs more than decoding it
-        file.seek(offset)
-        for i, (encoded, name, box) in enumerate(chunk):
-            image = decode.decode(encoded, name, orient=options.orient)
-            image = decode.crop(image, box, name) if options.crop else image
+        file.seek(place + rows.start * side * side * 3)
+        for ratios, row in zip(shorter, rows, strict=True):
+            example = source[row]
+            name = _text(example["filename"])
+            image = decode.decode(example["image"], name, orient=options.orient)
+            image = decode.crop(image, example["box"], name) if options.crop else image
             size = np.asarray(image.shape[:2], np.float32)
-            file.write(decode.squash(image, options.side))
-            shorter[i] = size.min() / size
-    return start, shorter
+            file.write(decode.squash(image, side))
+            labels.append(example["label"])
+            ratios[:] = size.min() / size
+            query.append(example.get("query", False))
+    return slice(rows.start, rows.stop), labels, shorter, query
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickled(source: bytes) -> Sequence[dict]:
+    """The source, whose files each process opens once."""
+    return pickle.loads(source)
 
 
 @functools.cache
