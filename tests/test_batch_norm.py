@@ -1,6 +1,7 @@
 """Batch norm that is trained: its statistics are those of the whole batch, go with the run, and serve to evaluate."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,16 @@ SIDE = 32
 
 
 @pytest.fixture
-def weights(monkeypatch, tmp_path):
-    """A file of random weights for a ResNet of few and narrow blocks, which the test is given: one of every kind."""
-    for module in (resnet, resnet50_weights):
-        monkeypatch.setattr(module, "STAGES", ((4, 1), (4, 2)))
-    safetensors.numpy.save_file(resnet50_weights.tensors(), tmp_path / "resnet50.safetensors")
-    return tmp_path / "resnet50.safetensors"
+def narrow(monkeypatch, tmp_path):
+    """A function that narrows the ResNet to some stages and gives the path of a file of random weights for it."""
+
+    def write(*stages):
+        for module in (resnet, resnet50_weights):
+            monkeypatch.setattr(module, "STAGES", stages)
+        safetensors.numpy.save_file(resnet50_weights.tensors(), tmp_path / "resnet50.safetensors")
+        return tmp_path / "resnet50.safetensors"
+
+    return write
 
 
 def use_batch_norm(config, weights):
@@ -39,7 +44,8 @@ def assert_close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
 
 
-def test_running_statistics_evaluate_as_folded_ones(weights):
+def test_running_statistics_evaluate_as_folded_ones(narrow):
+    weights = narrow((4, 1), (4, 2))  # a block of every kind
     apply, params = models.pretrained_features("resnet50", weights)
     variables = models.load_pretrained("resnet50", weights, train_batch_norm=True)
     kept = jax.jit(resnet.ResNet50(train_batch_norm=True).apply)
@@ -73,7 +79,8 @@ def first_activations(pixels, kernel):
     return np.einsum("nhwcij,ijco->nhwo", windows, kernel.astype(np.float64), optimize=True)
 
 
-def test_a_step_takes_the_statistics_of_all_devices(weights):
+def test_a_step_takes_the_statistics_of_all_devices(narrow):
+    weights = narrow()  # the stem alone
     config = use_batch_norm(default.get_config(), weights)
     config.data.image_size = SIDE
     config.losses = ({"name": "npair", "l2_normalize": True, "scale": 8.0},)
@@ -101,13 +108,17 @@ def test_a_step_takes_the_statistics_of_all_devices(weights):
     assert max(np.abs(x).max() for x in jax.tree.leaves(moved)) > 5e-5
 
 
-def test_statistics_are_saved_resumed_and_evaluated(weights, tiny, tmp_path, one_device):
+def test_statistics_are_saved_resumed_and_evaluated(narrow, tiny, tmp_path, one_device):
+    weights = narrow()  # the stem alone
     config = use_batch_norm(tiny, weights)
-    config.checkpoint_every, config.clustering = 1, False
+    config.num_steps, config.checkpoint_every, config.clustering = 2, 1, False
+    config.data.on_device = "always"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for workdir, num_steps in ((whole, 2), (parts, 1), (parts, 2)):
-        config.num_steps = num_steps
-        train.train(config, workdir)
+    train.train(config, whole)
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoints/2")
+    train.train(config, parts)
+    assert checkpoint.steps(parts) == [1, 2]
     recipe = train.create_recipe(config)
     states = [train.create_state(config, recipe, restore_from=workdir) for workdir in (whole, parts)]
     jax.tree.map(np.testing.assert_array_equal, *states)
