@@ -136,22 +136,22 @@ def compare_embedding(images: int = 512, batch_size: int = 64, rounds: int = 3) 
     config = default.get_config()
     config.eval_batch_size = batch_size
     model = train.create_model(config)
-    params = jax.jit(functools.partial(train.init_params, config, model))(jax.random.key(0))
+    variables = jax.jit(functools.partial(train.init_variables, config, model))(jax.random.key(0))
     side = config.data.image_size
     with tempfile.TemporaryDirectory() as folder:
         stored = np.lib.format.open_memmap(Path(folder) / "images.npy", "w+", np.uint8, (images, side, side, 3))
         stored[:] = np.random.default_rng(0).integers(0, 256, stored.shape, dtype=np.uint8)
         test = Arrays(stored, np.arange(images, dtype=np.int32) % 64, np.ones((images, 2), np.float32))
         embed = functools.partial(evaluate.embed_all, evaluate.embedder(model), batch_size=batch_size)
-        scorer = evaluate.Scorer(lambda p, arrays, label: embed(p, arrays, label=label), None, test, None)
-        forward = jax.jit(lambda p, x: model.apply({"params": p}, x))
+        scorer = evaluate.Scorer(lambda v, arrays, label: embed(v, arrays, label=label), None, test, None)
+        forward = jax.jit(model.apply)
         ready = jax.device_put(stored[:batch_size])
 
         def bare():
             for _ in range(images // batch_size):
-                forward(params, ready).block_until_ready()
+                forward(variables, ready).block_until_ready()
 
-        programs = {"evaluation": lambda: evaluate.measure(config, scorer, params, "embed"), "bare": bare}
+        programs = {"evaluation": lambda: evaluate.measure(config, scorer, variables, "embed"), "bare": bare}
         rates = {name: images / seconds for name, seconds in median_seconds(programs, rounds).items()}
     print_row("GoogLeNet, images/s", "bare forward pass", "whole evaluation", "share")
     print_row(*["---"] * 4)

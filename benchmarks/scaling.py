@@ -77,12 +77,12 @@ def training(config, devices: int, factor: float) -> tuple[dict, np.ndarray]:
 
 def evaluation(config) -> dict:
     model = train.create_model(config)
-    params = jax.jit(lambda key: train.init_params(config, model, key))(jax.random.key(0))
+    variables = jax.jit(lambda key: train.init_variables(config, model, key))(jax.random.key(0))
     test, embed = patterned_images(2048, SIZE), evaluate.embedder(model)
     embeddings, labels = embeddings_of(*SETS["Cars196"][:2])
     for _ in range(2):
         start = time.perf_counter()
-        evaluate.embed_all(embed, params, test, 256, "embed")
+        evaluate.embed_all(embed, variables, test, 256, "embed")
         middle = time.perf_counter()
         values = metrics.retrieval(embeddings, labels, KS)
         end = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,opt_state,config,digests}.
+"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,batch_stats,opt_state,config,digests}.
 
-Parameters and optimiser state are separate items, so that evaluation reads the first alone. Both are stored as
-one device holds them: a run may be resumed on another number of devices. Each array's SHA-256 is stored too, since
-Orbax restores an array with a flipped bit without a word.
+Parameters, running statistics (of models that have them) and optimiser state are separate items, so that evaluation
+leaves out the last. All are stored as one device holds them: a run may be resumed on another number of devices. Each
+array's SHA-256 is stored too, since Orbax restores an array with a flipped bit without a word.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ class Writer:
             self._directory, options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=True)
         )
 
-    def save(self, step: int, params: Any, opt_state: Any) -> None:
+    def save(self, step: int, params: Any, opt_state: Any, batch_stats: Any = None) -> None:
         """Starts saving; returns once the arrays are off the device. Raises what an earlier save failed with.
 
         Of several processes all call this with the same numpy arrays, and each writes a share.
         """
+        trees = {"params": params, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(_shared(params)),
-            opt_state=ocp.args.StandardSave(_shared(opt_state)),
+            **{name: ocp.args.StandardSave(_shared(tree)) for name, tree in trees.items()},
             config=ocp.args.JsonSave(self._config),
-            digests=ocp.args.JsonSave({"params": _digests(params), "opt_state": _digests(opt_state)}),
+            digests=ocp.args.JsonSave({name: _digests(tree) for name, tree in trees.items()}),
         )
         # Orbax answers False, and saves nothing, when the folder holds this step or a later one.
         if not self._manager.save(step, args=items, force=True):

@@ -95,12 +95,12 @@ def create_scorer(config: ml_collections.ConfigDict) -> Scorer:
     test, validation = images.load_evaluation(config)
     print(f"test      {describe(test)}")
     embed = functools.partial(embed_all, embedder(model), batch_size=config.eval_batch_size)
-    shapes = jax.eval_shape(functools.partial(train.init_params, config, model), jax.random.key(0))
-    return Scorer(lambda params, arrays, label: embed(params, arrays, label=label), shapes, test, validation)
+    shapes = jax.eval_shape(functools.partial(train.init_variables, config, model), jax.random.key(0))
+    return Scorer(lambda variables, arrays, label: embed(variables, arrays, label=label), shapes, test, validation)
 
 
-def measure(config: ml_collections.ConfigDict, scorer: Scorer, params: Any, label: str) -> tuple[dict, np.ndarray]:
-    """Embeds and measures with parameters `params`.
+def measure(config: ml_collections.ConfigDict, scorer: Scorer, variables: Any, label: str) -> tuple[dict, np.ndarray]:
+    """Embeds and measures with a model's `variables`: parameters, and running statistics where it has them.
 
     Returns:
       {name: value} for `columns(config)`, and the test images' raw embeddings (n, dim) float32.
@@ -108,12 +108,12 @@ def measure(config: ml_collections.ConfigDict, scorer: Scorer, params: Any, labe
     Raises:
       ValueError: embeddings that are not finite.
     """
-    embeddings = scorer.embed(params, scorer.test, label)
+    embeddings = scorer.embed(variables, scorer.test, label)
     values = retrieval(embeddings, scorer.test, config.recall_ks)
     if config.clustering:
         values |= metrics.clustering(embeddings, scorer.test.labels)
     if scorer.validation is not None:
-        held_out = scorer.embed(params, scorer.validation, f"{label}, held out")
+        held_out = scorer.embed(variables, scorer.validation, f"{label}, held out")
         k = min(config.recall_ks)
         values |= {f"{selection.VALIDATION}/recall@{k}": retrieval(held_out, scorer.validation, (k,))[f"recall@{k}"]}
     return values, embeddings
@@ -143,10 +143,10 @@ def describe(arrays: Arrays, alone: str = "are no queries") -> str:
 
 
 def embedder(model: Any) -> Any:
-    """Jitted (params, images (n, side, side, 3) uint8) -> embeddings (n, dim) float32; local devices share the n."""
+    """Jitted (variables, images (n, side, side, 3) uint8) -> embeddings (n, dim) float32; local devices share the n."""
 
-    def embed(params, images):
-        return model.apply({"params": params}, images).astype(jnp.float32)
+    def embed(variables, images):
+        return model.apply(variables, images).astype(jnp.float32)
 
     everywhere, shared = devices.everywhere(), devices.shared()
     # Unchecked, for what the check asks of loops is no business of a model.
@@ -156,10 +156,10 @@ def embedder(model: Any) -> Any:
     return jax.jit(mapped, in_shardings=(everywhere, shared))
 
 
-def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: str) -> np.ndarray:
+def embed_all(embed: Any, variables: Any, arrays: Arrays, batch_size: int, label: str) -> np.ndarray:
     """Embeds all images in batches of one size, the last one filled up: (n, dim) float32, raw."""
     count = len(jax.local_devices())
-    params = jax.device_put(params, devices.everywhere())
+    variables = jax.device_put(variables, devices.everywhere())
     n, side = len(arrays.images), arrays.images.shape[1:]
     size = count * min(batch_size, -(-n // count))
     out = []
@@ -167,7 +167,7 @@ def embed_all(embed: Any, params: Any, arrays: Arrays, batch_size: int, label: s
         images = arrays.images[start : start + size]
         filled = np.zeros((size, *side), np.uint8)
         filled[: len(images)] = images
-        out.append(embed(params, filled))
+        out.append(embed(variables, filled))
         jax.block_until_ready(out[max(0, len(out) - 1 - _BATCHES_AHEAD)])
     return np.concatenate(out)[:n]
 
@@ -189,8 +189,8 @@ def _evaluate_new(
         with logs.MetricLog(workdir, "eval") as log:
             for step in todo:
                 with _noting(faults, workdir, step):
-                    params = checkpoint.restore(workdir, step, params=tools.shapes)["params"]
-                    values, embeddings = measure(config, tools, params, f"evaluate step {step}")
+                    variables = checkpoint.restore(workdir, step, **tools.shapes)
+                    values, embeddings = measure(config, tools, variables, f"evaluate step {step}")
                     log.write(step, values)
                     # The others' embeddings are not kept: a step that is not the best so far will not be the best.
                     if selection.deciding(selection.results(workdir), main_metric(config))[1]["step"] == step:
@@ -217,8 +217,8 @@ def _keep_best(config, workdir: Path, scorer, faults, embeddings: dict[int, np.n
     with _noting(faults, workdir, step):
         found = embeddings.get(step)
         if found is None:  # measured by an earlier process
-            params = checkpoint.restore(workdir, step, params=scorer().shapes)["params"]
-            found = scorer().embed(params, scorer().test, f"embed step {step}")
+            variables = checkpoint.restore(workdir, step, **scorer().shapes)
+            found = scorer().embed(variables, scorer().test, f"embed step {step}")
         selection.keep_best(workdir, how, row, main_metric(config), found)
 
 

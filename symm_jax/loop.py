@@ -89,8 +89,8 @@ def run(
                 loss=f"{values['loss']:.3f}", rate=f"{values['learning_rate']:.1e}", images_per_s=f"{rate:.0f}"
             )
         if point.state is not None:
-            _, params, opt_state = jax.device_get(point.state)
-            writer.save(point.step, params, opt_state)
+            _, params, opt_state, batch_stats = jax.device_get(point.state)
+            writer.save(point.step, params, opt_state, batch_stats)
             saved = point.step
         return bool(point.stop)
 

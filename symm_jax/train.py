@@ -36,11 +36,12 @@ _STEPS_AHEAD, _PIECES_AHEAD = 2, 1  # dispatched before the loop waits for one: 
 
 
 class State(NamedTuple):
-    """What a step changes. The number of updates made so far is `step`."""
+    """What a step changes: the number of updates made so far, the parameters, the optimiser's state, the statistics."""
 
     step: jax.Array
     params: Any
     opt_state: Any
+    batch_stats: Any  # running statistics of batch norms that are trained; {} for a model without
 
 
 class Recipe(NamedTuple):
@@ -86,10 +87,10 @@ def create_model(config: ml_collections.ConfigDict) -> Any:
     return models.create(m.name, dim=m.dim, dtype=m.dtype, param_dtype=m.param_dtype, **m.options)
 
 
-def init_params(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -> Any:
-    """Random parameters of a config's model."""
+def init_variables(config: ml_collections.ConfigDict, model: Any, key: jax.Array) -> dict[str, Any]:
+    """What a config's model is applied with: random "params", and "batch_stats" where it has them."""
     side = config.data.image_size
-    return model.init(key, jnp.zeros((1, side, side, 3), jnp.uint8))["params"]
+    return model.init(key, jnp.zeros((1, side, side, 3), jnp.uint8))
 
 
 def create_state(
@@ -97,21 +98,22 @@ def create_state(
 ) -> State:
     """The state to start from: the newest checkpoint in the workdir `restore_from`, else random weights.
 
-    `backbone`, if given, replaces the random weights of the backbone.
+    `backbone`, if given, are variables of the backbone, as `models.load_pretrained` reads them, to start with.
     """
-    init = functools.partial(init_params, config, recipe.model)
+    init = functools.partial(init_variables, config, recipe.model)
     key = jax.random.fold_in(recipe.key, _INIT_STREAM)
     if restore_from is not None:
         step = checkpoint.steps(restore_from)[-1]
-        params = jax.eval_shape(init, key)
-        items = checkpoint.restore(
-            restore_from, step, params=params, opt_state=jax.eval_shape(recipe.optimizer.init, params)
-        )
-        return State(jnp.asarray(step, jnp.int32), **items)
-    params = jax.jit(init)(key)
-    if backbone is not None:
-        params["backbone"] = jax.tree.map(lambda w, like: jnp.asarray(w, like.dtype), backbone, params["backbone"])
-    return State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+        shapes = jax.eval_shape(init, key)
+        opt_state = jax.eval_shape(recipe.optimizer.init, shapes["params"])
+        items = checkpoint.restore(restore_from, step, opt_state=opt_state, **shapes)
+        return State(jnp.asarray(step, jnp.int32), **({"batch_stats": {}} | items))
+    variables = jax.jit(init)(key)
+    for kind, values in (backbone or {}).items():
+        like = variables[kind]["backbone"]
+        variables[kind]["backbone"] = jax.tree.map(lambda w, like: jnp.asarray(w, like.dtype), values, like)
+    params = variables["params"]
+    return State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), variables.get("batch_stats", {}))
 
 
 def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: jax.Array | int) -> jax.Array:
@@ -136,19 +138,24 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     images = images.reshape(2 * n, *images.shape[2:])
 
     def objective(params):
-        embeddings = recipe.model.apply({"params": params}, images).reshape(n, 2, -1)
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        embeddings, changed = recipe.model.apply(variables, images, mutable=["batch_stats"])
+        embeddings = embeddings.reshape(n, 2, -1)
         loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
         metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
         penalty = recipe.weight_penalty * optim.weight_penalty(params)
-        return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics
+        metrics = {"loss": loss, "weight_penalty": penalty} | metrics
+        return loss + penalty, (metrics, changed.get("batch_stats", {}))
 
     # The loss is the mean over this device's rows against all devices' columns; all_gather's transpose returns
     # the columns' gradients to their devices, so the mean over AXIS is the whole batch's gradient.
-    (_, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (_, (metrics, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
     metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+    # In float64 Flax hands back wider statistics than it was given.
+    batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)
+    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, batch_stats), metrics
 
 
 def train_steps(
@@ -192,7 +199,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     workdirs.check_config(workdir, config)
     finished = checkpoint.steps(workdir)
     pretrained = not finished and config.model.pretrained
-    backbone = models.load_pretrained(config.model.name, pretrained) if pretrained else None
+    option = {"train_batch_norm": config.model.options.get("train_batch_norm", False)}
+    backbone = models.load_pretrained(config.model.name, pretrained, **option) if pretrained else None
     arrays = images.load_train(config)
     # Loaded now, so that a corrupt test image does not wait for the end of training to be found.
     test, _ = images.load_evaluation(config)

@@ -61,7 +61,7 @@ def run_on(devices, recipe):
     params = jax.tree.map(jnp.asarray, first_params())
 
     def run(batches):
-        state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+        state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
         state, steps = jax.lax.scan(lambda s, b: train.train_step(s, b, recipe), state, batches)
         return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params
 
@@ -107,11 +107,12 @@ def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():
 def test_any_number_of_devices_embeds_every_image_once(use_devices):
     images = random_arrays()
     images = images._replace(images=images.images[:7], labels=images.labels[:7], shorter=images.shorter[:7])
-    expected = MODEL.apply({"params": first_params()}, images.images)
+    variables = {"params": first_params()}
+    expected = MODEL.apply(variables, images.images)
     assert len(np.unique(expected, axis=0)) == 7
     for devices, batch_size in ((1, 3), (2, 2), (8, 4)):  # the last batch is filled up each time
         use_devices(devices)
-        ours = evaluate.embed_all(evaluate.embedder(MODEL), first_params(), images, batch_size, "embed")
+        ours = evaluate.embed_all(evaluate.embedder(MODEL), variables, images, batch_size, "embed")
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     embedding = {"kernel": jnp.asarray(RECORDED["embedding_kernel"]), "bias": jnp.zeros(dim)}
     backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
     params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
-    state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+    state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
     state = jax.tree.map(lambda x: x[None], state)
     step = jax.pmap(lambda s, b: train.train_step(s, b, recipe), axis_name=train.AXIS, devices=jax.devices()[:1])
     metrics = []

@@ -104,7 +104,8 @@ def test_weights_are_fetched_and_told_from_others(server, tmp_path, monkeypatch,
     monkeypatch.setitem(sources._PUBLISHED, known.name, known._replace(git_blob=name))
     monkeypatch.setitem(sources._SOURCES, "googlenet", (known._replace(git_blob=name),))
     prepare.fetch_weights(config)
-    assert models.load_pretrained("googlenet", config.pretrained)["conv1_7x7_s2"]["kernel"].shape == (7, 7, 3, 64)
+    weights = models.load_pretrained("googlenet", config.pretrained)["params"]
+    assert weights["conv1_7x7_s2"]["kernel"].shape == (7, 7, 3, 64)
     assert "not the published" not in capsys.readouterr().err
     monkeypatch.undo()
     models.load_pretrained("googlenet", config.pretrained)

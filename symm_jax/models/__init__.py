@@ -1,7 +1,8 @@
 """Embedding networks: a backbone, which pools an image to features, and a linear layer on top.
 
 Every model takes raw RGB images (n, side, side, 3), 0..255, uint8 or float, and normalises them itself. Its
-parameters are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias": (dim,)}}.
+parameters are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias": (dim,)}}. A backbone may keep running
+statistics in the collection "batch_stats", which training carries and evaluation reads.
 """
 
 import importlib.util
@@ -19,7 +20,7 @@ from symm_jax.data import download, sources
 from symm_jax.models.convnet import ConvNet
 from symm_jax.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
 from symm_jax.models.googlenet import GoogLeNet, load_googlenet_mat
-from symm_jax.models.resnet import ResNet50, load_resnet50
+from symm_jax.models.resnet import ResNet50, load_resnet50, load_resnet50_batch_norm
 
 BACKBONES = {
     "googlenet": GoogLeNet,
@@ -33,6 +34,8 @@ PRETRAINED = {
     "efficientnet_lite0": load_efficientnet_lite0,
     "resnet50": load_resnet50,
 }
+# Likewise with the option train_batch_norm, path -> {"params": ..., "batch_stats": ...}.
+PRETRAINED_BATCH_NORM = {"resnet50": load_resnet50_batch_norm}
 PACKAGE = "package"  # in place of a path: the weights in an installed package
 # Such packages: name for pip, name of the module, which is never imported, and the file in it.
 _PACKAGES = {
@@ -97,25 +100,34 @@ def create(name: str, *, dim: int = 512, dtype: Any = jnp.float32, param_dtype: 
     return Embedder(backbone(**options, **dtypes, name="backbone"), dim, **dtypes)
 
 
-def load_pretrained(name: str, path: str | Path) -> dict:
-    """Parameters of the backbone `name` from a file of pretrained weights, or from a package, if `path` is "package".
+def load_pretrained(name: str, path: str | Path, *, train_batch_norm: bool = False) -> dict:
+    """Reads pretrained weights of the backbone `name` from a file, or from a package, if `path` is "package".
 
     Warns of a file that is called like the published one and is another.
+
+    Args:
+      name: a key of PRETRAINED.
+      path: of the file.
+      train_batch_norm: the backbone's option of that name.
+
+    Returns:
+      The backbone's variables: {"params": ...}, and "batch_stats" with `train_batch_norm`.
 
     Raises:
       InputError: there is no reader or no such package for this backbone, or the file is not one of its weights.
     """
-    if name not in PRETRAINED:
+    readers = PRETRAINED_BATCH_NORM if train_batch_norm else PRETRAINED
+    if name not in readers:
         raise errors.InputError(
             f"config.model.pretrained: there are no pretrained weights for {name!r}, only for "
-            f"{', '.join(PRETRAINED)}; {_FROM_SCRATCH}"
+            f"{', '.join(readers)}; {_FROM_SCRATCH}"
         )
     file = packaged(name) if str(path) == PACKAGE else Path(path).expanduser()
-    params = PRETRAINED[name](file)
+    weights = readers[name](file)
     known = sources.published(file.name)
     if known and (reason := download.verify(file, known)):
         errors.warn(f"{file} is not the published file of that name: {reason}")
-    return params
+    return weights if train_batch_norm else {"params": weights}
 
 
 def packaged(name: str) -> Path:
@@ -155,6 +167,6 @@ def pretrained_features(
     Raises:
       InputError: there are no such weights; the message says how to get them.
     """
-    params = load_pretrained(name, PACKAGE if path is None else path)
+    params = load_pretrained(name, PACKAGE if path is None else path)["params"]
     backbone = BACKBONES[name]()
     return lambda params, images: backbone.apply({"params": params}, images), params

