@@ -17,6 +17,7 @@ def get_config():
         "symm_npair_original_positives": {**symm, "positives": "original"},
         "symm_npair_smaller_ratio": {**symm, "synthesis": {"name": "symmetric", "ratio": 1.5}},
         "expansion_npair": {**symm, "synthesis": "interpolated"},
+        "expansion_npair_original_positives": {**symm, "synthesis": "interpolated", "positives": "original"},
         "raw_npair": raw,
         "raw_symm_npair": {**raw, "synthesis": "symmetric"},
         "raw_symm_npair_original_positives": {**raw, "synthesis": "symmetric", "positives": "original"},
