@@ -4,8 +4,8 @@
     PYTHONPATH=. python benchmarks/hotspots.py --pairs=8 --steps=2
 
 Times are from JAX's profiler: of all kernels and copies in a GPU's streams, or of XLA's operations on a CPU, where
-several run at once. The reading of a GPU's profile follows the names of its planes and lines and
-has never met a real one.
+several run at once. The reading of a GPU's profile follows the names of its planes and lines and has never met a real
+one.
 
 Operations are those that XLA counts before it compiles; bytes those of the compiled step, before anything is kept in
 caches. On a GPU the bytes leave out what cuDNN and cuBLAS read and write, which XLA does not know: they are a lower

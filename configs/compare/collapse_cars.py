@@ -2,11 +2,9 @@
 
     python launch.py --mode=compare --config=configs/compare/collapse_cars.py --workdir=runs/collapse_cars
 
-Under a minute a run on two CPU cores; docs/study.md has the result. configs/compare/cars.py has the same losses from
-ImageNet weights. Needs Cars196, or a part of it, in data/cars196.
+Under a minute a run on two CPU cores; docs/study.md has the result. configs/compare/cars_ablations.py has the same
+losses from ImageNet weights. Needs Cars196, or a part of it, in data/cars196.
 """
-
-import ml_collections
 
 from configs import glyphs_npair
 from configs.compare import collapse_glyphs
@@ -22,5 +20,4 @@ def get_config():
     config.methods = collapse_glyphs.methods(base)
     for method in config.methods.values():
         method.num_steps, method.checkpoint_every, method.log_every = 200, 100, 10
-    config.methods = ml_collections.ConfigDict(config.methods)
     return config
