@@ -35,12 +35,12 @@ import jax
 import joblib
 import numpy as np
 import PIL.Image
-import tensorflow_datasets as tfds
 from losses import print_row
 
 from configs import car_npair
 from symm_jax import train
 from symm_jax.data import arrays, augment, datasets, decode, pairs
+from symm_jax.data.records import Records
 from symm_jax.data.tree import Tree
 
 SIZE = 227
@@ -111,12 +111,11 @@ def prepared(folder: Path, name: str, cache: Path) -> Case:
     (root,) = cache.glob(f"{name}-*")
     kind = datasets.BUILDERS[name]
     builder = kind(data_dir=root, **({"split_seed": 0} if name == "folder" else {}))
-    sources = builder.as_data_source(decoders={"image": tfds.decode.SkipDecoding()})
     options = arrays.Options(SIDE, crop=kind.BOXES, orient=kind.ORIENT)
 
     def load():
-        for split, source in sources.items():
-            arrays.load(source, root / "arrays", split, options)
+        for split in ("train", "test"):
+            arrays.load(Records(builder, split), root / "arrays", split, options)
 
     return Case(photographs(folder), load, root / "arrays")
 

@@ -1,5 +1,6 @@
 """From sources to records to arrays: by workers or alone, and what is left when it is cut short."""
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from symm_jax import errors
 from symm_jax.data import arrays, datasets
 from symm_jax.data.cars196 import Cars196
+from symm_jax.data.inshop import Inshop
+from symm_jax.data.records import Records
 
 
 def test_builders_work_as_tfds_has_it(cars, tmp_path):
@@ -22,6 +25,24 @@ def test_builders_work_as_tfds_has_it(cars, tmp_path):
     assert builder.info.splits["train"].num_examples == 15
     (example,) = [e for e in builder.as_data_source("test") if e["filename"] == b"car_ims/000016.jpg"]
     assert example["image"].shape == (48, 64, 3) and example["label"] == 98
+
+
+@pytest.mark.parametrize(("kind", "make"), [(Cars196, photographs.cars_original), (Inshop, photographs.inshop)])
+def test_records_are_what_tfds_reads(kind, make, tmp_path):
+    import tensorflow_datasets as tfds
+
+    make(tmp_path / "source")
+    builder = kind(data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=tmp_path / "source")
+    builder.download_and_prepare(download_config=config, file_format="array_record")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    for split, expected in builder.as_data_source(decoders=decoders).items():
+        found = pickle.loads(pickle.dumps(Records(builder, split)))
+        assert len(found) == len(expected) > 0
+        for mine, theirs in zip(found, expected, strict=True):
+            assert {**mine, "box": list(mine.get("box", []))} == {**theirs, "box": list(theirs.get("box", []))}
+        rows = np.array([2, 0])
+        assert [e["filename"] for e in Records(builder, split, rows)] == [expected[i]["filename"] for i in (2, 0)]
 
 
 def test_nothing_else_in_the_folder_counts(cars, data_config, tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
 from symm_jax.data.folder import Folder
 from symm_jax.data.inshop import Inshop
+from symm_jax.data.records import Records
 from symm_jax.data.sop import Sop
 from symm_jax.data.tree import Tree, digest, files_below
 
@@ -53,14 +54,14 @@ def load(data: Any, split: str, side: int) -> arrays.Arrays:
     if not builder.data_path.exists():
         builder = _build(data, opened)
     of_train = split == "validation"
-    source = builder.as_data_source("train" if of_train else split, decoders={"image": tfds.decode.SkipDecoding()})
+    source = Records(builder, "train" if of_train else split)
     if not len(source):
         raise errors.InputError(f"config.data.dir: {opened.source} has no images of the {split} classes of {data.name}")
     kind = BUILDERS[data.name]
     options = arrays.Options(side, crop=data.crop and kind.BOXES, orient=kind.ORIENT)
     if of_train:
         labels = np.array([source[i]["label"] for i in range(len(source))])
-        source = _Subset(source, pairs.hold_out(labels, data.validation_classes)[1])
+        source = Records(builder, "train", pairs.hold_out(labels, data.validation_classes)[1])
         split = f"validation{data.validation_classes}"
     try:
         decoded = arrays.load(source, opened.root / "arrays", split, options)
@@ -172,14 +173,3 @@ def _compare(name: str, split: str, found: Counts, protocol: Counts | None) -> N
 
 def _folder(path: str) -> Path:
     return Path(path).expanduser().resolve()
-
-
-class _Subset(Sequence):
-    def __init__(self, source: Sequence, rows: np.ndarray):
-        self._source, self._rows = source, rows
-
-    def __len__(self):
-        return len(self._rows)
-
-    def __getitem__(self, index):
-        return self._source[int(self._rows[index])]

@@ -37,14 +37,15 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
     Raises:
       InputError: the image is damaged, of another format, or has more than MAX_PIXELS.
     """
+    if not orient and (pixels := _flawless_photograph(encoded)) is not None:
+        return pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-                upright = not orient or image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
-                if image.format == "JPEG" and image.mode == "RGB" and upright:
-                    with contextlib.suppress(ValueError):  # it stops at any flaw; what flaws matter Pillow says
-                        return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
+                upright = orient and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
+                if upright and (pixels := _flawless_photograph(encoded)) is not None:
+                    return pixels
                 return np.asarray(_rgb(PIL.ImageOps.exif_transpose(image) if orient else image))
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
         raise InputError(
@@ -71,6 +72,15 @@ def crop(image: np.ndarray, box: tuple[int, int, int, int], name: str) -> np.nda
 def squash(image: np.ndarray, side: int) -> np.ndarray:
     """Resizes (height, width, 3) uint8 to a square, each pixel the mean of the area it covers."""
     return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def _flawless_photograph(encoded: bytes) -> np.ndarray | None:
+    """The pixels that Pillow would give in twice the time, or None: what flaws matter, Pillow says."""
+    with contextlib.suppress(ValueError):  # it is no JPEG, or has a flaw
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
+        if colours == "YCbCr" and height * width <= MAX_PIXELS:
+            return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
+    return None
 
 
 def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
