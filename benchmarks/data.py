@@ -16,6 +16,7 @@ by area (which leaves nothing out in shrinking, as ours) or linearly (which does
 """
 
 import argparse
+import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -49,20 +50,16 @@ SIDE = augment.stored_side(SIZE, enlarge=1.125, max_margin=0.05)
 ROUNDS = 6
 
 
-def rates(count: int, run: Callable[[], object], rounds: int = ROUNDS, after: Callable = lambda: None) -> list[float]:
-    """Images per second of each round; `after` is called between them and not timed."""
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(count / (time.perf_counter() - start))
-        after()
-    return found
+def once(count: int, run: Callable[[], object]) -> float:
+    """Images per second."""
+    start = time.perf_counter()
+    run()
+    return count / (time.perf_counter() - start)
 
 
-def rate(*args) -> float:
-    """The median of `rates` without the first."""
-    return statistics.median(rates(*args)[1:])
+def rate(count: int, run: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """The median of `once` without the first."""
+    return statistics.median([once(count, run) for _ in range(rounds)][1:])
 
 
 def photographs(folder: Path) -> list[bytes]:
@@ -91,10 +88,7 @@ def ours(encoded: bytes) -> np.ndarray:
 def bare_loop(one: Callable[[bytes], np.ndarray], encoded: list[bytes]) -> float:
     """Images per second."""
     cv2.setNumThreads(1)
-    start = time.perf_counter()
-    for image in encoded:
-        one(image)
-    return len(encoded) / (time.perf_counter() - start)
+    return once(len(encoded), lambda: collections.deque(map(one, encoded), maxlen=0))
 
 
 class Case(NamedTuple):
@@ -139,16 +133,17 @@ def decoding(of: dict[str, Case]) -> None:
     for name, case in of.items():
         some, count = case.encoded[:500], len(case.encoded)
         joblib.externals.loky.get_reusable_executor().shutdown()
-        # Deleted between rounds, or the disk's speed is measured once the memory is full of arrays.
-        delete = functools.partial(shutil.rmtree, case.folder, ignore_errors=True)
-        delete()
-        (first,) = rates(count, case.load, 1, delete)
+
         pillow, alone, at_once, all_of_it = [], [], [], []
-        for _ in range(5):  # by turns, for a virtual machine's speed changes from one second to the next
+        for _ in range(6):  # by turns, for a virtual machine's speed changes from one second to the next
+            # Or the disk's speed is measured, once much waits to be written to it.
+            shutil.rmtree(case.folder, ignore_errors=True)
+            os.sync()
+            all_of_it.append(once(count, case.load))
             pillow.append(bare_loop(with_pillow, some))
             alone.append(bare_loop(ours, some))
             at_once.append(sum(pool([joblib.delayed(bare_loop)(ours, some)] * cores)))
-            all_of_it += rates(count, case.load, 1, delete)
+        first = all_of_it.pop(0)
         bare, own, ceiling, warm = map(statistics.median, (pillow, alone, at_once, all_of_it))
         print_row(
             name,
