@@ -22,11 +22,12 @@ part() { # title, its share of the time in thousandths, command
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || echo "no GPU"
 "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' || echo "no PyTorch"
 part "Loss of large batches" 110 benchmarks/large_batch.py
-part "Evaluation" 130 benchmarks/evaluation.py
+part "Evaluation" 110 benchmarks/evaluation.py
 part "Step of the paper's setting, float32" 210 benchmarks/training.py --dtype=float32
-part "The same, bfloat16" 180 benchmarks/training.py --dtype=bfloat16
+part "The same, bfloat16" 150 benchmarks/training.py --dtype=bfloat16
 part "With its input, bfloat16" 100 benchmarks/input_pipeline.py --dtype=bfloat16
 part "With its input, float32" 80 benchmarks/input_pipeline.py --dtype=float32
 part "Where a step's time goes" 60 benchmarks/hotspots.py
-part "Losses" 80 benchmarks/losses.py
+part "Losses" 70 benchmarks/losses.py
+part "What synthesis adds to a step" 60 benchmarks/synthesis_cost.py cars_npair --steps=20
 part "Devices" 50 benchmarks/scaling.py
