@@ -39,8 +39,9 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
     What is finished is not done again, and a run that was interrupted goes on where it was.
 
     Args:
-      comparison: `methods` (name -> config of a run), `baseline` (one of them), `seeds`, and `validation_classes`, a
-        tuple: 0 for the paper's protocol, a number of training classes to hold out for honest selection.
+      comparison: `methods` (name -> config of a run), `baseline` (the one that the others are compared with, or a
+        mapping from method to baseline), `seeds`, and `validation_classes`, a tuple: 0 for the paper's protocol, a
+        number of training classes to hold out for honest selection.
       workdir: holds METHOD/validationN/seedS, a workdir each, comparison.json and comparison.png.
 
     Returns:
@@ -67,15 +68,15 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
 
 
 def plan(comparison: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
-    """The runs of a comparison, checked: seed by seed, so that an interrupted one is balanced; the baseline first."""
-    choose("method in config.baseline", comparison.baseline, comparison.methods.to_dict())
+    """The runs of a comparison, checked: seed by seed, so that an interrupted one is balanced; each baseline first."""
+    baselines = _baselines(comparison)
     for field in ("seeds", "validation_classes"):
         values = comparison[field]
         if not values or len(set(values)) < len(values):
             raise InputError(f"config.{field} = {tuple(values)}: at least one is needed, and none twice")
     if len({tuple(evaluate.columns(config)) for config in comparison.methods.values()}) > 1:
         raise InputError("config.methods: all must have the same recall_ks and clustering, to be compared by the same")
-    methods = sorted(comparison.methods, key=lambda method: (method != comparison.baseline, method))
+    methods = sorted(comparison.methods, key=lambda m: (baselines.get(m, m), m in baselines, m))
     runs = []
     for seed in comparison.seeds:
         for held_out in comparison.validation_classes:
@@ -95,8 +96,9 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
 
     Returns:
       [{"validation_classes", "chosen", "metric", "method", "values" (one a seed), "mean", "half", "difference",
-      "difference_half"}]; the differences are paired by seed, method minus baseline, NaN for the baseline itself.
+      "difference_half"}]; the differences are paired by seed, method minus its baseline, NaN for one that has none.
     """
+    baselines = _baselines(comparison)
     found: dict[tuple, dict[str, list[float]]] = {}
     for run in runs:
         # A run that went further once is compared at the length that is asked for.
@@ -113,11 +115,20 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
             mean, half = interval(values)
             row = {"validation_classes": held_out, "chosen": how, "metric": metric, "method": method}
             row |= {"values": values, "mean": mean, "half": half, "difference": math.nan, "difference_half": math.nan}
-            against = methods.get(comparison.baseline, [])
-            if method != comparison.baseline and len(against) == len(values):
+            against = methods.get(baselines.get(method), [])
+            if len(against) == len(values):
                 row["difference"], row["difference_half"] = interval(np.subtract(values, against))
             rows.append(row)
     return rows
+
+
+def _baselines(comparison: ml_collections.ConfigDict) -> dict[str, str]:
+    """{method: the one that it is compared with}; InputError for names that are no methods."""
+    named, methods = comparison.baseline, comparison.methods.to_dict()
+    found = {method: named for method in methods if method != named} if isinstance(named, str) else named.to_dict()
+    for method in (*found, *found.values()):
+        choose("method in config.baseline", method, methods)
+    return found
 
 
 def interval(values: Sequence[float]) -> Estimate:
@@ -137,7 +148,7 @@ def interval(values: Sequence[float]) -> Estimate:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """A Markdown table in per cent: means, 95 % intervals, and in brackets the paired difference to the baseline."""
+    """A Markdown table in per cent: means, 95 % intervals, and in brackets the paired difference to its baseline."""
     metrics = [m for m in dict.fromkeys(row["metric"] for row in rows) if m in ("map@r", "nmi")]
     metrics.insert(0, rows[0]["metric"])
     lines = [f"| classes held out | checkpoint | method | {' | '.join(metrics)} |", "|---" * (3 + len(metrics)) + "|"]
@@ -154,7 +165,7 @@ def table(rows: Sequence[dict]) -> str:
         lines.append(f"| {key[0]} | {selection.MEANINGS[key[1]]} | {key[2]} | {' | '.join(cells)} |")
     seeds = len(rows[0]["values"])
     meaning = f"mean ± 95 % interval of {seeds} seeds" if seeds > 1 else "one seed"
-    lines += ["", f"Per cent, {meaning}; in brackets the difference to the baseline, seed by seed."]
+    lines += ["", f"Per cent, {meaning}; in brackets the difference to its baseline, seed by seed."]
     return "\n".join(lines)
 
 

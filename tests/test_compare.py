@@ -64,6 +64,24 @@ def test_differences_are_paired_by_seed(comparison, tmp_path, one_device):
     assert "| 0 | last checkpoint | plain | 10.00 ± 0.00 | 30.00" in text
 
 
+def test_each_method_may_have_its_own_baseline(comparison, tmp_path, one_device):
+    comparison.methods.a = comparison.methods.other = comparison.methods.plain
+    comparison.seeds, comparison.validation_classes = (3,), (0,)
+    del comparison.baseline
+    comparison.baseline = ml_collections.ConfigDict({"a": "plain", "other": "symm"})
+    runs = compare.plan(comparison, tmp_path)
+    assert [run.method for run in runs] == ["plain", "a", "symm", "other"]
+    for value, run in enumerate(runs):
+        with logs.MetricLog(run.workdir, "eval") as log:
+            log.write(1, {"recall@1": value / 10})
+    rows = compare.summarise(comparison, runs)
+    found = {row["method"]: row["difference"] for row in rows if row["chosen"] == "last"}
+    assert found == pytest.approx({"plain": math.nan, "a": 0.1, "symm": math.nan, "other": 0.1}, nan_ok=True)
+    comparison.baseline.a = "plane"
+    with pytest.raises(errors.InputError, match="did you mean 'plain'"):
+        compare.plan(comparison, tmp_path)
+
+
 def test_one_seed_has_no_interval():
     mean, half = compare.interval([0.25])
     assert mean == 0.25 and math.isnan(half)

@@ -6,6 +6,8 @@ Needs what configs/compare/cars_npair.py needs, and takes its runs over where bo
 the rate that N-pair has; margins and degrees are the defaults.
 """
 
+import ml_collections
+
 from configs.compare import cars_npair
 
 LOSSES = {
@@ -17,9 +19,12 @@ LOSSES = {
 
 def get_config():
     config = cars_npair.get_config()
-    npair = config.methods.npair
+    npair, against = config.methods.npair, {"symm_npair": "npair"}
     for name, loss in LOSSES.items():
         for method, options in {name: {}, f"symm_{name}": {"synthesis": "symmetric"}}.items():
             config.methods[method] = npair.copy_and_resolve_references()
             config.methods[method].losses = ({**loss, **options},)
+        against[f"symm_{name}"] = name
+    with config.ignore_type():
+        config.baseline = ml_collections.ConfigDict(against)
     return config
