@@ -21,6 +21,7 @@ import concurrent.futures
 import contextlib
 import functools
 import io
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -124,7 +125,7 @@ def enlarge_all(encoded: list[bytes], folder: Path) -> None:
 
 def decoding(of: dict[str, Case]) -> None:
     cores = os.cpu_count()
-    pool = joblib.Parallel(cores)
+    pool = concurrent.futures.ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
     print_row(
         *["images/s", "Pillow", "our loop", "on all cores", "first", "prepared"],
         *["/ (cores x Pillow)", "/ (cores x our loop)", "/ on all cores"],
@@ -142,7 +143,7 @@ def decoding(of: dict[str, Case]) -> None:
             all_of_it.append(once(count, case.load))
             pillow.append(bare_loop(with_pillow, some))
             alone.append(bare_loop(ours, some))
-            at_once.append(sum(pool([joblib.delayed(bare_loop)(ours, some)] * cores)))
+            at_once.append(sum(pool.map(bare_loop, [ours] * cores, [some] * cores)))
         first = all_of_it.pop(0)
         bare, own, ceiling, warm = map(statistics.median, (pillow, alone, at_once, all_of_it))
         print_row(

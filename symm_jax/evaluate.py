@@ -185,7 +185,7 @@ def _evaluate_new(
     best: dict[int, np.ndarray] = {}
     if todo:
         tools = scorer()
-        workdirs.check_data(workdir, {"test": images.fingerprint(tools.test)})
+        workdirs.check_data(workdir, images.fingerprints("test", tools.test))
         with logs.MetricLog(workdir, "eval") as log:
             for step in todo:
                 with _noting(faults, workdir, step):

@@ -51,10 +51,15 @@ def require_answers(config: ml_collections.ConfigDict, test: Arrays, validation:
         )
 
 
-def fingerprint(arrays: Arrays) -> str:
-    """What tells a split from another: its counts, and a digest of the images' classes and shapes."""
+def fingerprints(split: str, arrays: Arrays) -> dict[str, str]:
+    """What tells a split from another: its counts, classes and shapes, and the images themselves."""
     digest = hashlib.sha256(arrays.labels.tobytes() + arrays.shorter.tobytes()).hexdigest()
-    return f"{len(arrays.labels):,} images of {len(np.unique(arrays.labels)):,} classes ({digest[:12]})"
+    found = {
+        f"{split} split": f"{len(arrays.labels):,} images of {len(np.unique(arrays.labels)):,} classes ({digest[:12]})"
+    }
+    if arrays.digests is not None:
+        found[f"{split} images' digest"] = hashlib.sha256(arrays.digests.tobytes()).hexdigest()[:12]
+    return found
 
 
 def _require_answers(name: str, split: Arrays) -> None:

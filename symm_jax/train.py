@@ -208,11 +208,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     rows, _ = pairs.hold_out(arrays.labels, config.data.validation_classes)
     table = pairs.class_table(arrays.labels, rows)
     pairs.require_classes(table, num_pairs)
-    splits = {"train": images.fingerprint(arrays), "test": images.fingerprint(test)}
+    data = images.fingerprints("train", arrays) | images.fingerprints("test", test)
     first_step = finished[-1] if finished else 0
-    _require_agreement(config, workdir, splits, first_step)
+    _require_agreement(config, workdir, data, first_step)
     with workdirs.writing(workdir, config), contextlib.ExitStack() as stack:
-        workdirs.check_data(workdir, splits)
+        workdirs.check_data(workdir, data)
         state = create_state(config, recipe, backbone=backbone, restore_from=workdir if finished else None)
         stays = config.data.on_device == "always" or (config.data.on_device == "auto" and feed.fits(arrays))
         log = None
@@ -257,13 +257,12 @@ def _of_resident(config, recipe, arrays, table, first_step) -> Iterator[loop.Dis
         yield loop.Dispatch(end, lambda state, count=end - start: run(state, resident, count))
 
 
-def _require_agreement(config, workdir: Path, splits: dict[str, str], first_step: int) -> None:
+def _require_agreement(config, workdir: Path, data: dict[str, str], first_step: int) -> None:
     """Several processes must be of one run; where each keeps its copy of the data is its own matter."""
     facts = {f"config.{k}": v for k, v in configs.flat(configs.to_dict(config)).items()}
     for own in ("data.dir", "data.cache_dir", "model.pretrained"):
         facts.pop(f"config.{own}")
-    facts |= {f"{split} split": value for split, value in splits.items()}
-    facts |= {"--workdir": str(workdir), "newest checkpoint": first_step, "devices": jax.local_device_count()}
+    facts |= data | {"--workdir": str(workdir), "newest checkpoint": first_step, "devices": jax.local_device_count()}
     distributed.require_agreement(facts)
 
 

@@ -67,22 +67,27 @@ def check_config(workdir: Path, config: ml_collections.ConfigDict, *, any_seed: 
         )
 
 
-def check_data(workdir: Path, splits: Mapping[str, str]) -> None:
-    """Notes which images {split: fingerprint} the checkpoints in `workdir` are trained and measured on, in data.json.
+def check_data(workdir: Path, data: Mapping[str, str], *, note: bool = True) -> None:
+    """Compares what the checkpoints in `workdir` were trained and measured on, as data.json has it, and notes it there.
+
+    Args:
+      workdir: of the run.
+      data: {what: its fingerprint}.
+      note: False only compares.
 
     Raises:
       InputError: it has checkpoints, and others were noted before.
     """
     path = workdir / "data.json"
     noted = json.loads(path.read_text()) if path.exists() and checkpoint.steps(workdir) else {}
-    for split, fingerprint in splits.items():
-        if noted.get(split, fingerprint) != fingerprint:
+    for what, fingerprint in data.items():
+        if noted.get(what, fingerprint) != fingerprint:
             raise InputError(
-                f"--workdir: {workdir} has a run on other data: its {split} split was {noted[split]}, and that of "
+                f"--workdir: {workdir} has a run on other data: its {what} was {noted[what]}, and that of "
                 f"config.data.dir is {fingerprint}; give back the data, or use another --workdir"
             )
-    if splits.items() - noted.items() and distributed.is_main():
-        files.write_text(path, json.dumps(noted | dict(splits), indent=2) + "\n")
+    if note and data.items() - noted.items() and distributed.is_main():
+        files.write_text(path, json.dumps(noted | dict(data), indent=2) + "\n")
 
 
 def create(workdir: Path) -> None:

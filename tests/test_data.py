@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from symm_jax import errors, files
-from symm_jax.data import augment, datasets, pairs
+from symm_jax.data import arrays, augment, datasets, pairs
 
 
 def test_decoded_arrays_are_reused_and_follow_their_source(cars, data_config):
@@ -32,6 +32,15 @@ def test_a_corrupt_photograph_is_named_and_nothing_half_made_stays(cars, data_co
         datasets.load(data_config("cars196", cars), "train", 20)
     made = [p.name for p in (tmp_path / "cache").glob("*/arrays/*") if not p.name.startswith(".")]
     assert made == []
+
+
+def test_all_damaged_photographs_are_named(cars, data_config, monkeypatch):
+    monkeypatch.setattr(arrays, "_NAMED", 3)
+    for number in (1, 3, 5, 9):
+        path = cars / f"car_ims/{number:06d}.jpg"
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(errors.InputError, match=r"(?s)(image car_ims/00000[135].jpg cannot.*){3}\n  and 1 more"):
+        datasets.load(data_config("cars196", cars), "train", 20)
 
 
 def test_damaged_arrays_are_named(cars, data_config):

@@ -160,3 +160,19 @@ def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
     tiny.data.dir = str(tmp_path / "more")
     with pytest.raises(errors.InputError, match="other data: its test split was"):
         evaluate.evaluate(tiny, [tmp_path / "run"])
+
+
+def test_another_picture_in_the_place_of_one_is_other_data(tiny, one_device, tmp_path, cars):
+    run = tmp_path / "run"
+    tiny.num_steps, tiny.clustering = 1, False
+    train.train(tiny, run)
+    evaluate.evaluate(tiny, [run])
+    tiny.num_steps = 2
+    photographs.photograph(cars / "car_ims/000024.jpg", 77)
+    (run / "eval/metrics.jsonl").rename(run / "eval/before.jsonl")
+    for refuse in (train.train, report.write, lambda config, workdir: evaluate.evaluate(config, [workdir])):
+        with pytest.raises(errors.InputError, match="other data: its test images' digest was"):
+            refuse(tiny, run)
+    photographs.photograph(cars / "car_ims/000001.jpg", 77)
+    with pytest.raises(errors.InputError, match="other data: its train images' digest was"):
+        train.train(tiny, run)

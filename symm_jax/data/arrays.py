@@ -1,6 +1,7 @@
 """Decodes every image of a split once, into a memory-mapped uint8 array that later runs reuse."""
 
 import functools
+import hashlib
 import os
 import pickle
 import threading
@@ -18,8 +19,9 @@ from symm_jax import files
 from symm_jax.data import decode
 from symm_jax.errors import InputError
 
-_VERSION = 2  # of what is stored; a change of the decoding asks for a new one
+_VERSION = 3  # of what is stored; a change of the decoding asks for a new one
 _CHUNK = 64  # images given to a worker at a time, at most
+_NAMED = 10  # damaged images that a message names
 _ALONE = 300  # so many images are decoded in this process: workers take a second to start
 
 
@@ -30,12 +32,14 @@ class Arrays(NamedTuple):
     labels: (n,) int32.
     shorter: (n, 2) float32, the shorter side over height and width, of the box before the squash.
     query: (n,) bool, whether an image is a query, else it is in the gallery; None where every image is both.
+    digests: (n,) uint64, a part of the SHA-256 of each encoded image; None of images that were never encoded.
     """
 
     images: np.ndarray
     labels: np.ndarray
     shorter: np.ndarray
     query: np.ndarray | None = None
+    digests: np.ndarray | None = None
 
 
 class Options(NamedTuple):
@@ -68,13 +72,15 @@ def load(source: Sequence[dict], directory: Path, split: str, options: Options) 
                 _decode_all(source, aside, split, options)
     try:
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels, shorter = (np.load(path / f"{name}.npy", allow_pickle=False) for name in ("labels", "shorter"))
+        labels, shorter, digests = (
+            np.load(path / f"{name}.npy", allow_pickle=False) for name in ("labels", "shorter", "digests")
+        )
         query = np.load(path / "query.npy", allow_pickle=False) if (path / "query.npy").exists() else None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
-    if images.shape != (len(source), side, side, 3) or not len(images) == len(labels) == len(shorter):
+    if images.shape != (len(source), side, side, 3) or not len(images) == len(labels) == len(shorter) == len(digests):
         raise InputError(f"{path} does not hold the {len(source)} images it was made for; delete it and run again")
-    return Arrays(images, labels, shorter, query)
+    return Arrays(images, labels, shorter, query, digests)
 
 
 def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Options) -> None:
@@ -86,47 +92,64 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
         os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
     # Processes, for Pillow holds Python's lock during part of its work.
     workers = 1 if n < _ALONE else os.cpu_count()
-    pool = joblib.Parallel(workers, return_as="generator_unordered", pre_dispatch="3 * n_jobs", batch_size=1)
+    pool = joblib.Parallel(
+        workers,
+        return_as="generator_unordered",
+        pre_dispatch="3 * n_jobs",
+        batch_size=1,
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+    )
     size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
-    one = joblib.delayed(functools.partial(_decode_range, os.getpid(), path, place, pickle.dumps(source), options))
+    one = joblib.delayed(functools.partial(_decode_range, path, place, pickle.dumps(source), options))
     labels, shorter, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
+    digests, faults = np.empty(n, np.uint64), []
     with tqdm.tqdm(total=n, desc=f"decode {split}", unit="image", leave=False, dynamic_ncols=True) as bar:
-        for done, *columns in pool(one(range(start, min(start + size, n))) for start in range(0, n, size)):
-            labels[done], shorter[done], query[done] = columns
+        for done, found, *columns in pool(one(range(start, min(start + size, n))) for start in range(0, n, size)):
+            labels[done], shorter[done], query[done], digests[done] = columns
+            faults += found
             bar.update(len(labels[done]))
+    if faults:
+        more = [f"and {len(faults) - _NAMED:,} more"] if len(faults) > _NAMED else []
+        raise InputError("\n  ".join(sorted(faults)[:_NAMED] + more))
     np.save(folder / "labels.npy", labels)
     np.save(folder / "shorter.npy", shorter)
+    np.save(folder / "digests.npy", digests)
     if query.any():
         np.save(folder / "query.npy", query)
 
 
 def _decode_range(
-    parent: int, path: Path, place: int, pickled: bytes, options: Options, rows: range
-) -> tuple[slice, list[int], np.ndarray, list[bool]]:
+    path: Path, place: int, pickled: bytes, options: Options, rows: range
+) -> tuple[slice, list[str], list[int], np.ndarray, list[bool], list[int]]:
     """Writes the images of `rows` of a source to the file whose first image is at `place`.
 
     Each process reads its own records: handing them over would cost more than reading them.
 
     Returns:
-      The rows, and for them Arrays.labels, shorter and query.
+      The rows, what is wrong with their images, and for them Arrays.labels, shorter, query and digests.
     """
-    _end_with(parent)
     cv2.setNumThreads(1)  # there is a worker for every core already
     source, side = _unpickled(pickled), options.side
-    labels, shorter, query = [], np.empty((len(rows), 2), np.float32), []
+    faults, labels, shorter, query, digests = [], [], np.ones((len(rows), 2), np.float32), [], []
     with open(path, "r+b") as file:  # not through a map, where each new page costs more than decoding it
         file.seek(place + rows.start * side * side * 3)
         for ratios, row in zip(shorter, rows, strict=True):
             example = source[row]
             name = _text(example["filename"])
-            image = decode.decode(example["image"], name, orient=options.orient)
-            image = decode.crop(image, example["box"], name) if options.crop else image
+            labels.append(example["label"])
+            query.append(example.get("query", False))
+            digests.append(int.from_bytes(hashlib.sha256(example["image"]).digest()[:8]))
+            try:
+                image = decode.decode(example["image"], name, orient=options.orient)
+                image = decode.crop(image, example["box"], name) if options.crop else image
+            except InputError as error:
+                faults.append(str(error))
+                continue
             size = np.asarray(image.shape[:2], np.float32)
             file.write(decode.squash(image, side))
-            labels.append(example["label"])
             ratios[:] = size.min() / size
-            query.append(example.get("query", False))
-    return slice(rows.start, rows.stop), labels, shorter, query
+    return slice(rows.start, rows.stop), faults, labels, shorter, query, digests
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,7 +158,6 @@ def _unpickled(source: bytes) -> Sequence[dict]:
     return pickle.loads(source)
 
 
-@functools.cache
 def _end_with(parent: int) -> None:
     """Ends this worker soon after the process `parent` has been killed; loky leaves it waiting for work."""
 
@@ -144,8 +166,7 @@ def _end_with(parent: int) -> None:
             time.sleep(1)
         os._exit(1)
 
-    if os.getpid() != parent:
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _text(value: bytes | str) -> str:

@@ -53,7 +53,9 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
         ) from error
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = "no JPEG, PNG, WebP or GIF" if isinstance(error, PIL.UnidentifiedImageError) else error
-        raise InputError(f"image {name} cannot be decoded ({reason}); restore the file and run again") from error
+        raise InputError(
+            f"image {name} cannot be decoded ({reason}); restore the file, or take it away, and run again"
+        ) from error
 
 
 def crop(image: np.ndarray, box: tuple[int, int, int, int], name: str) -> np.ndarray:

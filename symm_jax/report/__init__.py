@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from symm_jax import files, images, logs, losses, selection
+from symm_jax import files, images, logs, losses, selection, workdirs
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
 from symm_jax.report.figures import draw_comparison, draw_pairs, draw_points
@@ -41,6 +41,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
             f"{workdir / 'best/choice.json'} is missing: run --mode=eval first, which chooses a checkpoint"
         )
     test = images.load_test(config)
+    workdirs.check_data(workdir, images.fingerprints("test", test), note=False)
     embeddings = _read_embeddings(workdir / "best" / "embeddings.npy", len(test.labels))
     evaluated = selection.results(workdir)
     measured = [line for line in evaluated if line["step"] == choice["step"]]
