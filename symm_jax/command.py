@@ -29,10 +29,12 @@ def parse(argv: list[str]) -> list[str]:
         files = [word.split("=", 1)[1] for word in argv if re.match(r"--?config=", word)]
         files += [word for flag, word in itertools.pairwise(argv) if flag in ("--config", "-config")]
         if absent := [file for file in files if not Path(file).is_file()]:
-            raise flags.Error(f"--config={absent[0]}: there is no such file; configs/ has those that ship")
+            what = "is a folder" if Path(absent[0]).is_dir() else "there is no such file"
+            raise flags.Error(f"--config={absent[0]}: {what}; configs/ has the files that ship")
         rest = flags.FLAGS(argv)[1:]
         if rest:
             dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")
+            dashes = dashes or next((f"; did you mean --config={word}?" for word in rest if word.endswith(".py")), "")
             raise flags.Error(f"words that belong to no flag: {' '.join(rest)}{dashes}")
         _check()
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -49,8 +51,17 @@ def workdirs() -> list[Path]:
 
 
 def print_error(error: Exception) -> None:
-    message = error.args[0] if isinstance(error, KeyError) else error
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_in_words(error)}", file=sys.stderr)
+
+
+def _in_words(error: Exception) -> str:
+    message = error.args[0] if isinstance(error, KeyError) else str(error)
+    if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):  # of ml_collections
+        field, _, guess = str(error.args[0].args[0]).partition("\n")
+        message = f"the config has no field {field}{guess and f' ({guess})'}; configs/default.py explains them all"
+    if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.startswith("config."):
+        message += " A field of the config is changed with --config.FIELD=VALUE."
+    return message
 
 
 def _check() -> None:

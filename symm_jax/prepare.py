@@ -70,9 +70,12 @@ def fetch_weights(model: ml_collections.ConfigDict) -> None:
     remotes = sources.remotes(model.name, model.mirrors, field=field)
     if len(remotes) == 1 and (model.mirrors or path.name == remotes[0].name):
         (known,) = sources.remotes(model.name) or remotes
-        download.fetch(known._replace(name=path.name, urls=remotes[0].urls), path.parent, field=field)
+        try:
+            download.fetch(known._replace(name=path.name, urls=remotes[0].urls), path.parent, field=field)
+        except InputError as error:
+            raise InputError(f"{error}; or {models.FROM_SCRATCH}") from error
     else:
         raise InputError(
             f"config.model.pretrained: there is no file {path}, and nothing of that name to download; "
-            "pass --config.model.pretrained= to train from scratch"
+            f"{models.FROM_SCRATCH}"
         )

