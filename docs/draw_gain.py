@@ -46,7 +46,9 @@ def main(folder: Path) -> None:
             above.plot(steps, values[method].mean(0), color=colour, lw=2.5, label=label)
         gain = values["symm_npair"] - values["npair"]
         middle, wide = gain.mean(0), half(gain)
-        columns[metric] = [f"{m:+.2f} ± {w:.2f}" for m, w in zip(middle, wide, strict=True)]
+        later = gain[:, steps > steps[-1] / 2].mean(1, keepdims=True)
+        rows = [*zip(middle, wide, strict=True), (later.mean(), half(later)[0])]
+        columns[metric] = [f"{m:+.2f} ± {w:.2f}" for m, w in rows]
         below.axhline(0, color="black", lw=0.8)
         below.fill_between(steps, middle - wide, middle + wide, color="#c8500a", alpha=0.2, lw=0)
         below.plot(steps, middle, color="#c8500a", lw=2.5)
@@ -59,8 +61,9 @@ def main(folder: Path) -> None:
     at, share = read(folder, "symm_npair", SHARE)
     print("| update | synthetic winners |", " | ".join(f"{title} gained" for title in METRICS.values()), "|")
     print("|---" * (2 + len(METRICS)) + "|")
-    for row, step in enumerate(steps):
-        print(f"| {step} | {share[:, at == step].mean():.0f} % |", *[f"{c[row]} |" for c in columns.values()])
+    for row, step in enumerate([*steps, None]):
+        when, winners = (step, share[:, at == step]) if step else ("mean of the second half", share[:, at > at[-1] / 2])
+        print(f"| {when} | {winners.mean():.0f} % |", *[f"{c[row]} |" for c in columns.values()])
 
 
 if __name__ == "__main__":
