@@ -146,9 +146,9 @@ def _decode_range(
             except InputError as error:
                 faults.append(str(error))
                 continue
-            size = np.asarray(image.shape[:2], np.float32)
             file.write(decode.squash(image, side))
-            ratios[:] = size.min() / size
+            height, width = image.shape[:2]
+            ratios[:] = min(height, width) / height, min(height, width) / width
     return slice(rows.start, rows.stop), faults, labels, shorter, query, digests
 
 
