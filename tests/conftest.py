@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,6 +17,7 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+import http_server
 import photographs
 import pytest
 
@@ -83,3 +85,17 @@ def use_devices(monkeypatch):
 def one_device(use_devices):
     """Makes the program see one of the eight devices."""
     use_devices(1)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An HTTP server that runs, reached without a proxy."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with http_server.Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.over.set()
+        running.shutdown()
+        thread.join()
