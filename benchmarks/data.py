@@ -42,7 +42,6 @@ from losses import print_row
 from configs import car_npair
 from symm_jax import train
 from symm_jax.data import arrays, augment, datasets, decode, pairs
-from symm_jax.data.records import Records
 from symm_jax.data.tree import Tree
 
 SIZE = 227
@@ -99,19 +98,16 @@ class Case(NamedTuple):
 
 
 def prepared(folder: Path, name: str, cache: Path) -> Case:
-    """A data set in the folder whose records are made and whose arrays are not."""
+    """A data set in the folder whose records are made."""
     config = car_npair.get_config().data
     config.name, config.dir, config.cache_dir = name, str(folder), str(cache)
-    datasets.load(config, "train", SIDE)
-    (root,) = cache.glob(f"{name}-*")
-    kind = datasets.BUILDERS[name]
-    builder = kind(data_dir=root, **({"split_seed": 0} if name == "folder" else {}))
-    options = arrays.Options(SIDE, crop=kind.BOXES, orient=kind.ORIENT)
 
     def load():
         for split in ("train", "test"):
-            arrays.load(Records(builder, split), root / "arrays", split, options)
+            datasets.load(config, split, SIDE)
 
+    load()
+    (root,) = cache.glob(f"{name}-*")
     return Case(photographs(folder), load, root / "arrays")
 
 
@@ -134,7 +130,6 @@ def decoding(of: dict[str, Case]) -> None:
     for name, case in of.items():
         some, count = case.encoded[:500], len(case.encoded)
         joblib.externals.loky.get_reusable_executor().shutdown()
-
         pillow, alone, at_once, all_of_it = [], [], [], []
         for _ in range(6):  # by turns, for a virtual machine's speed changes from one second to the next
             # Or the disk's speed is measured, once much waits to be written to it.

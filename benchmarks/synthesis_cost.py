@@ -13,21 +13,15 @@ import importlib
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from losses import print_row
-from training import rates
+from training import random_batch, rates
 
 from symm_jax import feed, train
-from symm_jax.data import augment
 
 
 def program(config, steps: int) -> Callable[[], None]:
     """Makes `steps` steps and waits for the last of them."""
-    n, a = config.batch_size // 2, config.augment
-    side = augment.stored_side(config.data.image_size, enlarge=a.enlarge, max_margin=a.max_margin)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (n, 2, side, side, 3), np.uint8)
-    batch = feed.Batch(pixels, np.ones((n, 2, 2), np.float32), np.arange(n, dtype=np.int32))
+    batch = random_batch(config.batch_size // 2, config.data.image_size)
     batch = jax.device_put(jax.tree.map(lambda x: x[None], batch))
     recipe = train.create_recipe(config)
     step, state = train.pmap_train_step(recipe), feed.replicate(train.create_state(config, recipe))

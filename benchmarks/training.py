@@ -35,9 +35,9 @@ PEER = "PyTorch"
 PEAK = {"float32": 495e12, "bfloat16": 989e12}  # operations a second of an H100 or H200, dense, TF32 for float32
 
 
-def random_batch(n: int) -> train.Batch:
+def random_batch(n: int, size: int = SIZE) -> train.Batch:
     rng = np.random.default_rng(0)
-    side = augment.stored_side(SIZE, enlarge=1.125, max_margin=0.05)
+    side = augment.stored_side(size, enlarge=1.125, max_margin=0.05)
     images = rng.integers(0, 256, (n, 2, side, side, 3), np.uint8)
     return train.Batch(images, np.ones((n, 2, 2), np.float32), np.arange(n, dtype=np.int32))
 
