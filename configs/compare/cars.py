@@ -11,22 +11,21 @@ import ml_collections
 
 from configs.compare import cars_npair
 
-LOSSES = {
-    "angular": {"name": "angular", "l2_normalize": True, "l2_reg": 0.0},
-    "triplet_semihard": {"name": "triplet", "mining": "semihard"},
-    "lifted": {"name": "lifted_structure"},
+LOSSES = {  # and their learning rates
+    "angular": ({"name": "angular", "l2_normalize": True, "l2_reg": 0.0}, 3e-5),
+    "triplet_semihard": ({"name": "triplet", "mining": "semihard"}, 1e-4),
+    "lifted": ({"name": "lifted_structure"}, 3e-5),
 }
-RATES = {"angular": 3e-5, "triplet_semihard": 1e-4, "lifted": 3e-5}
 
 
 def get_config():
     config = cars_npair.get_config()
     npair, against = config.methods.npair, {"symm_npair": "npair"}
-    for name, loss in LOSSES.items():
+    for name, (loss, rate) in LOSSES.items():
         for method, options in {name: {}, f"symm_{name}": {"synthesis": "symmetric"}}.items():
             config.methods[method] = npair.copy_and_resolve_references()
             config.methods[method].losses = ({**loss, **options},)
-            config.methods[method].optimizer.learning_rate = RATES[name]
+            config.methods[method].optimizer.learning_rate = rate
         against[f"symm_{name}"] = name
     with config.ignore_type():
         config.baseline = ml_collections.ConfigDict(against)

@@ -77,7 +77,7 @@ def squash(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _flawless_photograph(encoded: bytes) -> np.ndarray | None:
-    """The pixels that Pillow would give in twice the time, or None: what flaws matter, Pillow says."""
+    """The pixels that Pillow would give, sooner, or None: what flaws matter, Pillow says."""
     with contextlib.suppress(ValueError):  # it is no JPEG, or has a flaw
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
         if colours == "YCbCr" and height * width <= MAX_PIXELS:

@@ -11,8 +11,7 @@ class Records(Sequence):
     """Examples of one split, random-access and picklable: each a dictionary with the builder's features.
 
     The image is left encoded, as bytes; text is bytes, numbers and truth values are int, boxes are sequences of int.
-    The features' own decoding does the same in six times the time, which counts where an image takes half a
-    millisecond in all.
+    The features' own decoding does the same and takes several times as long, which counts for small images.
 
     Args:
       builder: a builder whose records have been made.
