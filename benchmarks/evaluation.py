@@ -26,7 +26,7 @@ import numpy as np
 from losses import median_seconds, print_row
 
 from configs import default
-from symm_jax import metrics
+from symm_jax import metrics, models
 from symm_jax.data.arrays import Arrays
 from symm_jax.evaluation import protocol
 from symm_jax.evaluation.embed import create_embed, embed_all

@@ -28,6 +28,7 @@ from configs import car_npair, car_symm_npair
 from symm_jax.data import augment
 from symm_jax.models import googlenet, layers
 from symm_jax.training import batches
+from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import augment_batch, create_state, pmap_train_step
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from symm_jax.evaluation.table import table
-from symm_jax.run import best, checkpoints
+from symm_jax.run import best, checkpoints, paths
 
 
 def rows(*recalls, validation=None):
@@ -65,14 +65,14 @@ def test_the_best_is_replaced_as_a_whole(tmp_path):
         "value": 0.9,
         "meaning": "best on the test classes",
     }
-    best = tmp_path / "best"
-    assert {p.name for p in best.iterdir()} == {"checkpoints", "config.json", "embeddings.npy", "choice.json"}
+    folder = paths.best(tmp_path)
+    assert {p.name for p in folder.iterdir()} == {"checkpoints", "config.json", "embeddings.npy", "choice.json"}
     assert {p.name for p in tmp_path.iterdir()} == {"best", "checkpoints", "config.json"}
-    assert checkpoints.steps(best) == [20]
-    assert checkpoints.restore(best, 20, params={"w": np.float32([0])})["params"]["w"] == 20
-    np.testing.assert_array_equal(np.load(best / "embeddings.npy"), np.full((3, 2), 20))
-    assert json.loads((best / "config.json").read_text()) == {}
-    best.forget_best(tmp_path, 20)
+    assert checkpoints.steps(folder) == [20]
+    assert checkpoints.restore(folder, 20, params={"w": np.float32([0])})["params"]["w"] == 20
+    np.testing.assert_array_equal(np.load(folder / "embeddings.npy"), np.full((3, 2), 20))
+    assert json.loads((folder / "config.json").read_text()) == {}
+    best.forget(tmp_path, 20)
     assert best.exists()
-    best.forget_best(tmp_path, 19)  # training goes on from there and makes step 20 again
+    best.forget(tmp_path, 19)  # training goes on from there and makes step 20 again
     assert not best.exists()
