@@ -64,8 +64,8 @@ def _missing_weights(model: str, pretrained: str, mirrors: tuple[str, ...]) -> l
     if pretrained == models.PACKAGE:
         models.find_weights(model, pretrained)
     path = Path(pretrained).expanduser().resolve()
-    if not pretrained or pretrained == models.PACKAGE or path.exists():
-        return []
+    if not pretrained or pretrained == models.PACKAGE or path.exists() or models.BACKBONES[model].read_weights is None:
+        return []  # a backbone that has no weights is refused when they are read
     remotes = sources.remotes(model, mirrors, argument="model_mirrors")
     if len(remotes) != 1 or not (mirrors or path.name == remotes[0].name):
         raise InputError(f"there is no file {path}, and no file of that name can be downloaded", argument="pretrained")

@@ -113,7 +113,11 @@ def _with_saved_config(argv: list[str]) -> list[str]:
     mode, workdir = _values(argv, "mode"), _values(argv, "workdir")
     if _values(argv, "config") or not workdir or not mode or mode[-1] not in ("eval", "report"):
         return argv
-    return [argv[0], f"--config={_SAVED_CONFIG}:{Path(workdir[0]).expanduser().resolve()}", *argv[1:]]
+    from symm_jax.run import config_json  # imported here: it is slow, and only needed for a saved config
+
+    folder = Path(workdir[0]).expanduser().resolve()
+    config_json.read(folder)  # a missing or damaged file is one message, where absl would print a traceback
+    return [argv[0], f"--config={_SAVED_CONFIG}:{folder}", *argv[1:]]
 
 
 def _help() -> str:

@@ -180,7 +180,13 @@ def load(name):
     return __import__(f"configs.{name}", fromlist=["get_config"]).get_config()
 
 
-@pytest.mark.parametrize("field", flatten_dict(default.get_config().to_dict(), sep="."))
+# Those of the sections "augment" and "model.options" are arguments by name: an unknown one is a TypeError.
+FIELDS = [
+    f for f in flatten_dict(default.get_config().to_dict(), sep=".") if not f.startswith(("augment.", "model.opt"))
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_every_field_is_read(field, tmp_path):
     config = load("car_npair")
     config.data.name, config.model.pretrained = "glyphs", ""
