@@ -1,0 +1,157 @@
+"""The documentation as a site: `make docs` builds docs/_build/html. The pages need no network.
+
+Two things are made at the build: the tutorial is executed, and every module without a page of its own gets one below
+"Modules". Warnings are errors.
+"""
+
+import importlib.metadata
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import symm_jax
+
+HERE = Path(__file__).parent
+
+project = "symm_jax"
+copyright = "the authors of symm_jax, MIT licence"
+version = release = importlib.metadata.version("symm_jax")
+html_title = f"symm_jax {version}"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.katex",
+]
+exclude_patterns = ["_build", "_static/katex/README"]
+nitpicky = True
+# Types of other packages have no page here, and a signature is no link.
+nitpick_ignore_regex = [("py:(class|obj|exc|data)", ".*")]
+
+# Pages are Markdown. The tutorial is a notebook in Markdown, executed in a folder that is deleted afterwards.
+myst_enable_extensions = ["dollarmath", "fieldlist"]
+myst_heading_anchors = 4
+nb_execution_mode = "auto"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+# KaTeX's script is part of sphinxcontrib-katex; its style and fonts are in _static. Both are served from the site.
+katex_css_path = "katex/katex.min.css"
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 80
+add_module_names = False
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_param = False
+
+copybutton_exclude = ".linenos, .gp, .go"
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+pygments_style = "tango"
+pygments_dark_style = "github-dark"
+
+# Modules that hand-written pages in api/ document.
+_WITH_A_PAGE = ("losses", "synthesis", "metrics", "models", "optim", "similarity", "errors")
+_WITH_PARTS = ("data.datasets", "data.pairs", "data.augment", "data.arrays")
+# What the wings are for, in the order of the layers.
+_WINGS = {
+    "app": "The command line: flags, modes, checks of a config.",
+    "training": "The loop of a run.",
+    "evaluation": "From checkpoints to metrics.",
+    "report": "Tables, figures and the page of a run.",
+    "run": "The folder of a run.",
+    "data": "From published files to batches of pairs.",
+}
+
+
+def write_module_pages(app):
+    """Writes api/modules/WING.md for each package, and one page for the single modules."""
+    pages = {}
+    for info in pkgutil.walk_packages(symm_jax.__path__, "symm_jax."):
+        inner = info.name.removeprefix("symm_jax.")
+        wing, *rest = inner.split(".")
+        if wing in _WITH_A_PAGE or inner in _WITH_PARTS or any(part.startswith("_") for part in inner.split(".")):
+            continue
+        pages.setdefault(wing if rest or info.ispkg else "ground", []).append(info.name)
+    folder = HERE / "api" / "modules"
+    folder.mkdir(exist_ok=True)
+    order = [*(wing for wing in _WINGS if wing in pages), *sorted(pages.keys() - _WINGS.keys() - {"ground"}), "ground"]
+    for old in folder.glob("*.md"):
+        if old.stem not in (*order, "index"):
+            old.unlink()
+    for wing in order:
+        title = "Single modules" if wing == "ground" else f"symm_jax.{wing}"
+        text = f"# {title}\n\n{_WINGS.get(wing, '')}\n"
+        for name in pages.get(wing, []):
+            text += f"\n## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        _write(folder / f"{wing}.md", text)
+    listed = "\n".join(order)
+    _write(
+        folder / "index.md",
+        "# Modules\n\nThe modules that a program seldom calls itself, written for those who change them. Their names "
+        f"may change from version to version.\n\n```{{toctree}}\n{listed}\n```\n",
+    )
+
+
+def _write(path, text):
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def plain_text_docstring(app, what, name, obj, options, lines):
+    """Docstrings are plain text: makes `x` code, an indented line after an empty one an equation, and escapes the rest."""
+    result, in_doctest, indent, block = [], False, 0, None
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if not line.strip():
+            in_doctest = False
+            result.append(line)
+            continue
+        if block is not None and depth < block:
+            block = None
+        if block is None and result and not result[-1].strip() and depth >= indent + 2 and not in_doctest:
+            block = depth
+            result += [" " * indent + "::", ""]
+        if line.lstrip().startswith(">>>"):
+            in_doctest = True
+        if in_doctest or block is not None:
+            result.append(line)
+            continue
+        indent = depth
+        result.append(_escaped(line))
+    lines[:] = result
+
+
+def _escaped(line):
+    """A line of plain text as reStructuredText."""
+    argument = re.match(r"( *)(\*{1,2}\w+)(:.*)", line)  # napoleon escapes the stars of its arguments itself
+    start, rest = (argument[1] + argument[2], argument[3]) if argument else ("", line)
+    parts = re.split(r"(`[^`]*`)", rest)
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = f"`{part}`"
+        else:
+            parts[i] = re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", part)
+    return start + "".join(parts)
+
+
+def setup(app):
+    app.connect("builder-inited", write_module_pages)
+    app.connect("autodoc-process-docstring", plain_text_docstring, priority=400)
