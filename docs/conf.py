@@ -12,6 +12,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from sphinx.errors import ExtensionError
+
 import symm_jax
 
 HERE = Path(__file__).parent
@@ -61,6 +63,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
@@ -116,7 +119,7 @@ def _write(path, text):
 
 
 def plain_text_docstring(app, what, name, obj, options, lines):
-    """Docstrings are plain text: makes `x` code, an indented line after an empty one an equation, and escapes the rest."""
+    """Docstrings are plain text: `x` becomes code, an indented block an equation as it is, and the rest is escaped."""
     result, in_doctest, indent, block = [], False, 0, None
     for line in lines:
         depth = len(line) - len(line.lstrip())
@@ -152,6 +155,18 @@ def _escaped(line):
     return start + "".join(parts)
 
 
+def require_no_network(app, exception):
+    """Ends the build with an error when a page would fetch a script, a style or a picture from elsewhere."""
+    if exception is None and app.builder.name == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            found = re.findall(
+                r"""<(?:script|link|img)\b[^>]*(?:src|href)=["'](?:https?:)?//[^>]*>""", page.read_text()
+            )
+            if found:
+                raise ExtensionError(f"{page} needs the network: {found[0]}")
+
+
 def setup(app):
     app.connect("builder-inited", write_module_pages)
     app.connect("autodoc-process-docstring", plain_text_docstring, priority=400)
+    app.connect("build-finished", require_no_network)
