@@ -36,7 +36,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:(class|obj|exc|data)", ".*")]
 
 # Pages are Markdown. The tutorial is a notebook in Markdown, executed in a folder that is deleted afterwards.
-myst_enable_extensions = ["dollarmath", "fieldlist"]
+myst_enable_extensions = ["attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "auto"
 nb_execution_in_temp = True
@@ -66,6 +66,7 @@ html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
+smartquotes = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
@@ -121,7 +122,7 @@ def _write(path, text):
 def plain_text_docstring(app, what, name, obj, options, lines):
     """Docstrings are plain text: `x` becomes code, an indented block an equation as it is, and the rest is escaped."""
     result, in_doctest, indent, block = [], False, 0, None
-    for line in lines:
+    for line in _with_returns_as_field(lines):
         depth = len(line) - len(line.lstrip())
         if not line.strip():
             in_doctest = False
@@ -142,9 +143,31 @@ def plain_text_docstring(app, what, name, obj, options, lines):
     lines[:] = result
 
 
+def _with_returns_as_field(lines):
+    """Napoleon would take "{k: share}" for a type and its description."""
+    inside = None
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if line.strip() == "Returns:":
+            inside, first = depth, True
+        elif inside is not None and line.strip() and depth <= inside:
+            inside = None
+            yield line
+        elif inside is not None and line.strip():
+            yield " " * inside + (":returns: " if first else "   ") + line.strip()
+            first = False
+        else:
+            yield line
+
+
+def without_tuple_fields(app, what, name, obj, skip, options):
+    """Leaves out the fields of a NamedTuple, which its signature has already."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def _escaped(line):
     """A line of plain text as reStructuredText."""
-    argument = re.match(r"( *)(\*{1,2}\w+)(:.*)", line)  # napoleon escapes the stars of its arguments itself
+    argument = re.match(r"( *)(\*{1,2}\w+|:returns)(:.*)", line)  # napoleon escapes the stars of its arguments itself
     start, rest = (argument[1] + argument[2], argument[3]) if argument else ("", line)
     parts = re.split(r"(`[^`]*`)", rest)
     for i, part in enumerate(parts):
@@ -169,4 +192,5 @@ def require_no_network(app, exception):
 def setup(app):
     app.connect("builder-inited", write_module_pages)
     app.connect("autodoc-process-docstring", plain_text_docstring, priority=400)
+    app.connect("autodoc-skip-member", without_tuple_fields)
     app.connect("build-finished", require_no_network)
