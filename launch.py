@@ -3,31 +3,27 @@
 import sys
 import traceback
 
-from absl import app, logging
+from absl import app
 
-from symm_jax import command
+from symm_jax.app import flags
 from symm_jax.errors import InputError
 
 
 def main(_) -> None:
-    # Imported after the flags are known to be right: a typing error is answered at once.
-    from symm_jax import distributed, modes
+    # Imported after the flags have been checked: a typing error is answered at once.
+    from symm_jax import distributed
+    from symm_jax.app import modes
 
-    logging.set_verbosity(logging.WARNING)
-    code, faults, several = 1, [], command.COORDINATOR.value
+    code, faults, coordinator = 1, [], flags.COORDINATOR.value
     try:
-        if several:
-            distributed.join(several, command.NUM_PROCESSES.value, command.PROCESS_ID.value)
+        if coordinator:
+            distributed.join(coordinator, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
         faults = modes.run(
-            command.MODE.value,
-            command.CONFIG.value,
-            command.workdirs(),
-            command.WATCH.value,
-            command.WATCH_MINUTES.value,
+            flags.MODE.value, flags.CONFIG.value, flags.workdirs(), flags.WATCH.value, flags.WATCH_MINUTES.value
         )
         code = 1 if faults else 0
     except (InputError, FloatingPointError) as error:
-        command.print_error(error)
+        flags.print_error(error)
         code = 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
@@ -35,13 +31,13 @@ def main(_) -> None:
     except SystemExit as stop:
         code = stop.code
     except Exception:
-        if not several:
+        if not coordinator:
             raise
         traceback.print_exc()
     if faults:
         print("error: could not be measured:\n  " + "\n  ".join(faults), file=sys.stderr)
-    distributed.leave(code)
+    distributed.exit_process(code)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=command.parse)
+    app.run(main, flags_parser=flags.parse)

@@ -40,9 +40,9 @@ import PIL.Image
 from losses import print_row
 
 from configs import car_npair
-from symm_jax import train
 from symm_jax.data import arrays, augment, datasets, decode, pairs
 from symm_jax.data.tree import Tree
+from symm_jax.training import batches
 
 SIZE = 227
 BATCH = 128
@@ -153,7 +153,7 @@ def feeding(train_set: arrays.Arrays) -> None:
     steps = 30
 
     def feed():
-        for batch in train.batches(train_set, table, jax.random.key(0), 0, steps, BATCH // 2, 1):
+        for batch in batches.generate(train_set, table, jax.random.key(0), 0, steps, BATCH // 2, 1):
             jax.block_until_ready(jax.device_put(batch))
 
     print_row("feeding", "images/s")
@@ -162,16 +162,16 @@ def feeding(train_set: arrays.Arrays) -> None:
 
 
 def augmentation(train_set: arrays.Arrays) -> None:
-    images, shorter = np.array(train_set.images[:BATCH]), train_set.shorter[:BATCH]
+    images, short_side_ratio = np.array(train_set.images[:BATCH]), train_set.short_side_ratio[:BATCH]
     ours = jax.jit(functools.partial(augment.augment, image_size=SIZE))
-    inputs = jax.device_put((jax.random.split(jax.random.key(0), BATCH), images, shorter))
+    inputs = jax.device_put((jax.random.split(jax.random.key(0), BATCH), images, short_side_ratio))
     out = np.empty((BATCH, SIZE, SIZE, 3), np.float32)
     cv2.setNumThreads(1)
 
     def one(interpolation, i):
         rng = np.random.default_rng(i)
         squashed = round(1.125 * SIZE)
-        y, x = np.rint(rng.uniform(0.01, 0.05) * shorter[i] * SIDE).astype(int)
+        y, x = np.rint(rng.uniform(0.01, 0.05) * short_side_ratio[i] * SIDE).astype(int)
         image = cv2.resize(images[i, y : SIDE - y, x : SIDE - x], (squashed, squashed), interpolation=interpolation)
         top, left = rng.integers(0, squashed - SIZE + 1, 2)
         image = image[top : top + SIZE, left : left + SIZE]

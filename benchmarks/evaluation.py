@@ -26,8 +26,10 @@ import numpy as np
 from losses import median_seconds, print_row
 
 from configs import default
-from symm_jax import evaluate, metrics, train
+from symm_jax import metrics, models
 from symm_jax.data.arrays import Arrays
+from symm_jax.evaluation import protocol
+from symm_jax.evaluation.embed import create_embed, embed_all
 
 DIM = 512
 KS = (1, 10, 100)
@@ -135,15 +137,16 @@ def peak_of(n: int, classes: int) -> str:
 def compare_embedding(images: int = 512, batch_size: int = 64, rounds: int = 3) -> None:
     config = default.get_config()
     config.eval_batch_size = batch_size
-    model = train.create_model(config)
-    variables = jax.jit(functools.partial(train.init_variables, config, model))(jax.random.key(0))
+    how = protocol.create_protocol(config)
+    model = how.model
+    variables = jax.jit(functools.partial(models.init_variables, model, how.image_size))(jax.random.key(0))
     side = config.data.image_size
     with tempfile.TemporaryDirectory() as folder:
         stored = np.lib.format.open_memmap(Path(folder) / "images.npy", "w+", np.uint8, (images, side, side, 3))
         stored[:] = np.random.default_rng(0).integers(0, 256, stored.shape, dtype=np.uint8)
         test = Arrays(stored, np.arange(images, dtype=np.int32) % 64, np.ones((images, 2), np.float32))
-        embed = functools.partial(evaluate.embed_all, evaluate.embedder(model), batch_size=batch_size)
-        scorer = evaluate.Scorer(lambda v, arrays, label: embed(v, arrays, label=label), None, test, None)
+        embed = functools.partial(embed_all, create_embed(model), batch_size=batch_size)
+        scorer = protocol.Scorer(lambda v, images, label: embed(v, images, label=label), None, test, None)
         forward = jax.jit(model.apply)
         ready = jax.device_put(stored[:batch_size])
 
@@ -151,7 +154,7 @@ def compare_embedding(images: int = 512, batch_size: int = 64, rounds: int = 3) 
             for _ in range(images // batch_size):
                 forward(variables, ready).block_until_ready()
 
-        programs = {"evaluation": lambda: evaluate.measure(config, scorer, variables, "embed"), "bare": bare}
+        programs = {"evaluation": lambda: protocol.measure(how, scorer, variables, "embed"), "bare": bare}
         rates = {name: images / seconds for name, seconds in median_seconds(programs, rounds).items()}
     print_row("GoogLeNet, images/s", "bare forward pass", "whole evaluation", "share")
     print_row(*["---"] * 4)

@@ -24,7 +24,9 @@ from losses import print_row
 from training import PEAK, random_batch
 
 from configs import car_symm_npair
-from symm_jax import train
+from symm_jax.training import batches
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state, pmap_train_step
 
 TOP = 15
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second of the SXM cards' memory, as NVIDIA gives it
@@ -65,10 +67,10 @@ def main() -> None:
     arguments = parser.parse_args()
     config = car_symm_npair.get_config()
     config.model.dtype = arguments.dtype
-    recipe = train.create_recipe(config)
-    state = train.replicate(train.create_state(config, recipe))
+    recipe = create_recipe(config)
+    state = batches.replicate(create_state(recipe))
     batch = jax.device_put(jax.tree.map(lambda x: x[None], random_batch(arguments.pairs)))
-    step = train.pmap_train_step(recipe)
+    step = pmap_train_step(recipe)
     lowered = step.lower(state, batch)
     work, moved = lowered.cost_analysis()["flops"], lowered.compile().cost_analysis()["bytes accessed"]
     state, _ = jax.block_until_ready(step(state, batch))

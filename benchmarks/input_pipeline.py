@@ -22,9 +22,11 @@ from losses import print_row
 from training import SIZE, random_batch, rates
 
 from configs import car_symm_npair
-from symm_jax import feed, train
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
+from symm_jax.training import batches
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state, pmap_train_step, pmap_train_steps
 
 CLASSES = 98
 ALONE = "a batch that lies ready"
@@ -44,13 +46,13 @@ def made_up(n: int, path: Path) -> Arrays:
 
 def programs(config, arrays: Arrays, num_pairs: int, steps: int) -> dict[str, Callable[[], None]]:
     """Each makes `steps` steps and waits for the last of them."""
-    recipe = train.create_recipe(config)
+    recipe = create_recipe(config)
     table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
-    step, many = train.pmap_train_step(recipe), train.pmap_train_steps(recipe, num_pairs)
-    start = jax.device_get(train.create_state(config, recipe))
-    states = {name: feed.replicate(start) for name in (ALONE, RESIDENT, FED)}
-    stream = feed.ahead(feed.batches(arrays, table, recipe.key, 0, 10**6, num_pairs, 1))
-    resident = feed.replicate(feed.Resident(arrays.images, arrays.shorter, arrays.labels, table))
+    step, many = pmap_train_step(recipe), pmap_train_steps(recipe, num_pairs)
+    start = jax.device_get(create_state(recipe))
+    states = {name: batches.replicate(start) for name in (ALONE, RESIDENT, FED)}
+    stream = batches.prefetch(batches.generate(arrays, table, recipe.key, 0, 10**6, num_pairs, 1))
+    resident = batches.replicate(batches.Resident(arrays.images, arrays.short_side_ratio, arrays.labels, table))
     ready = jax.device_put(jax.tree.map(lambda x: x[None], random_batch(num_pairs)))
 
     def one_by_one(name, next_batch):

@@ -32,9 +32,15 @@ from evaluation import DIM, KS, SETS, embeddings_of
 from losses import print_row
 
 from configs import glyphs_symm_npair
-from symm_jax import evaluate, metrics, train
+from symm_jax import metrics, models
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
+from symm_jax.evaluation.embed import create_embed, embed_all
+from symm_jax.evaluation.protocol import create_protocol
+from symm_jax.training import batches
+from symm_jax.training.loop import unreplicate
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state, pmap_train_step
 
 ROWS = {"1": 1, "1, rounded": 1, "2": 2, "4": 4, "8": 8}
 STEPS, TIMED = 10, 30
@@ -53,36 +59,37 @@ def patterned_images(n: int, side: int) -> Arrays:
 
 def training(config, devices: int, factor: float) -> tuple[dict, np.ndarray]:
     """Figures of a run from weights x `factor`, and how far its parameters have moved after STEPS."""
-    recipe = train.create_recipe(config)
+    recipe = create_recipe(config)
     side = augment.stored_side(SIZE, enlarge=config.augment.enlarge, max_margin=config.augment.max_margin)
     arrays = patterned_images(4 * BATCH, side)
     table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
-    stream = train.batches(arrays, table, recipe.key, 0, STEPS + TIMED, BATCH // 2, devices)
-    state = train.create_state(config, recipe)
+    stream = batches.generate(arrays, table, recipe.key, 0, STEPS + TIMED, BATCH // 2, devices)
+    state = create_state(recipe)
     first = jax.device_get(jax.tree.map(lambda x: factor * x, state.params))
     state = state._replace(params=first)
-    state, step = train.replicate(state), train.pmap_train_step(recipe)
+    state, step = batches.replicate(state), pmap_train_step(recipe)
     times, losses = [], []
     for number, batch in enumerate(stream, 1):
         start = time.perf_counter()
         state, steps = jax.block_until_ready(step(state, batch))
         times.append(time.perf_counter() - start)
         if number in (1, STEPS):
-            losses.append(float(train.unreplicate(steps["loss"])))
+            losses.append(float(unreplicate(steps["loss"])))
         if number == STEPS:
-            params = jax.device_get(train.unreplicate(state.params))
+            params = jax.device_get(unreplicate(state.params))
             moved = [np.ravel(b - a) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(params), strict=True)]
     return {"losses": losses, "train": BATCH / statistics.median(times[STEPS:])}, np.concatenate(moved)
 
 
 def evaluation(config) -> dict:
-    model = train.create_model(config)
-    variables = jax.jit(lambda key: train.init_variables(config, model, key))(jax.random.key(0))
-    test, embed = patterned_images(2048, SIZE), evaluate.embedder(model)
+    how = create_protocol(config)
+    model = how.model
+    variables = jax.jit(lambda key: models.init_variables(model, how.image_size, key))(jax.random.key(0))
+    test, embed = patterned_images(2048, SIZE), create_embed(model)
     embeddings, labels = embeddings_of(*SETS["Cars196"][:2])
     for _ in range(2):
         start = time.perf_counter()
-        evaluate.embed_all(embed, variables, test, 256, "embed")
+        embed_all(embed, variables, test.images, 256, "embed")
         middle = time.perf_counter()
         values = metrics.retrieval(embeddings, labels, KS)
         end = time.perf_counter()

@@ -16,15 +16,17 @@ import jax
 from losses import print_row
 from training import random_batch, rates
 
-from symm_jax import feed, train
+from symm_jax.training import batches
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state, pmap_train_step
 
 
 def program(config, steps: int) -> Callable[[], None]:
     """Makes `steps` steps and waits for the last of them."""
     batch = random_batch(config.batch_size // 2, config.data.image_size)
     batch = jax.device_put(jax.tree.map(lambda x: x[None], batch))
-    recipe = train.create_recipe(config)
-    step, state = train.pmap_train_step(recipe), feed.replicate(train.create_state(config, recipe))
+    recipe = create_recipe(config)
+    step, state = pmap_train_step(recipe), batches.replicate(create_state(recipe))
 
     def run():
         nonlocal state

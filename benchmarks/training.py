@@ -25,9 +25,12 @@ import numpy as np
 from losses import print_row
 
 from configs import car_npair, car_symm_npair
-from symm_jax import train
 from symm_jax.data import augment
 from symm_jax.models import googlenet, layers
+from symm_jax.training import batches
+from symm_jax.training.batches import Batch
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import augment_batch, create_state, pmap_train_step
 
 CONFIGS = {"N-pair": car_npair, "Symm + N-pair": car_symm_npair}
 SIZE = 227
@@ -35,25 +38,25 @@ PEER = "PyTorch"
 PEAK = {"float32": 495e12, "bfloat16": 989e12}  # operations a second of an H100 or H200, dense, TF32 for float32
 
 
-def random_batch(n: int, size: int = SIZE) -> train.Batch:
+def random_batch(n: int, size: int = SIZE) -> Batch:
     rng = np.random.default_rng(0)
     side = augment.stored_side(size, enlarge=1.125, max_margin=0.05)
     images = rng.integers(0, 256, (n, 2, side, side, 3), np.uint8)
-    return train.Batch(images, np.ones((n, 2, 2), np.float32), np.arange(n, dtype=np.int32))
+    return Batch(images, np.ones((n, 2, 2), np.float32), np.arange(n, dtype=np.int32))
 
 
-def ours(module, batch: train.Batch, dtype: str) -> tuple[Callable, Callable, tuple]:
+def ours(module, batch: Batch, dtype: str) -> tuple[Callable, Callable, tuple]:
     """The step and the forward pass, without arguments; and images, weights, their loss, operations an image."""
     config = module.get_config()
     config.model.dtype = dtype
-    recipe = train.create_recipe(config)
-    state = train.create_state(config, recipe)
+    recipe = create_recipe(config)
+    state = create_state(recipe)
     params = jax.device_get(state.params)
-    images = jax.jit(lambda b: train.augment_batch(recipe, b, 0, 0))(batch)
+    images = jax.jit(lambda b: augment_batch(recipe, b, 0, 0))(batch)
     images = images.reshape(-1, SIZE, SIZE, 3)
-    step, batch = train.pmap_train_step(recipe), jax.device_put(jax.tree.map(lambda x: x[None], batch))
+    step, batch = pmap_train_step(recipe), jax.device_put(jax.tree.map(lambda x: x[None], batch))
     forward = jax.jit(lambda params, images: recipe.model.apply({"params": params}, images))
-    state, metrics = step(train.replicate(state), batch)
+    state, metrics = step(batches.replicate(state), batch)
     on_device = jax.device_put(params)
 
     def run():

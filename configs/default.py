@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128  # images; half as many pairs, each of another class
     config.num_steps = 10_000  # updates; the original's README stops here, before the schedule ends
     config.checkpoint_every = 100  # updates; the last update is always saved
+    config.keep_checkpoints = 0  # so many of the newest, and the best; 0 keeps all, as the original
     config.log_every = 20  # updates between lines of train/metrics.jsonl
     config.eval_batch_size = 128  # images a device embeds at a time during evaluation
     config.recall_ks = (1, 2, 4, 8)
@@ -29,7 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.on_device = "auto"
     config.data.crop = True  # crop to the annotated box, where there is one
     config.data.split_seed = 0  # of folder: which half of the classes is for testing
-    config.data.validation_classes = 0  # held out of training, the last ones; 0 is the paper's protocol
+    config.data.validation_classes = 0  # number of classes held out of training; 0 is the paper's protocol
+    config.data.validation_seed = -1  # which ones: -1 for the last ones, else drawn with this seed
     config.data.image_size = 227  # side in pixels of what the network sees
 
     config.augment = ml_collections.ConfigDict()

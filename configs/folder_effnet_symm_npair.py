@@ -15,4 +15,5 @@ def get_config():
     config = car_effnet_symm_npair.get_config()
     config.data.name = "folder"
     config.data.dir = "data/folder"
+    config.data.validation_seed = 0
     return config

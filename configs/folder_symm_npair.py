@@ -21,6 +21,7 @@ def get_config():
     config.batch_size = 64
     config.data.name = "folder"
     config.data.dir = "data/folder"
+    config.data.validation_seed = 0  # classes are in alphabetical order: held-out ones are drawn
     config.losses = ({"name": "npair", "synthesis": "symmetric", "l2_normalize": True, "scale": 16.0, "l2_reg": 0.0},)
     config.optimizer.decay_every = 2_000
     config.optimizer.stop_step = 4_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.figure
 
-from symm_jax import logs, selection
+from symm_jax.run import best, metric_log, paths
 
 DATA = ("glyphs, random weights", "cars, random weights", "cars, ImageNet weights")
 METHODS = {
@@ -27,7 +27,7 @@ ROWS = {
 
 
 def rows(workdir: Path, metric: str) -> list[dict]:
-    found = selection.results(workdir) if metric == "recall@1" else logs.read(logs.metrics_path(workdir, "train"))
+    found = best.results(workdir) if metric == "recall@1" else metric_log.read(paths.metrics(workdir, "train"))
     return [row for row in found if metric in row] or [{"step": float("nan"), metric: float("nan")}]
 
 

@@ -12,7 +12,7 @@ import matplotlib.figure
 import numpy as np
 import scipy.stats
 
-from symm_jax import logs, selection
+from symm_jax.run import best, metric_log, paths
 
 METHODS = {"npair": ("N-pair", "#888888"), "symm_npair": ("Symm + N-pair", "#c8500a")}
 METRICS = {"recall@1": "Recall@1", "map@r": "MAP@R", "nmi": "NMI"}
@@ -23,7 +23,7 @@ def read(folder: Path, method: str, metric: str) -> tuple[np.ndarray, np.ndarray
     """Steps (t,), and the metric in per cent by seed (seeds, t)."""
     seeds = []
     for workdir in sorted((folder / method).glob("validation*/seed*")):
-        rows = logs.read(logs.metrics_path(workdir, "train")) if metric == SHARE else selection.results(workdir)
+        rows = metric_log.read(paths.metrics(workdir, "train")) if metric == SHARE else best.results(workdir)
         seeds.append([(row["step"], 100 * row[metric]) for row in rows])
     seeds = np.array(seeds)
     return seeds[0, :, 0].astype(int), seeds[:, :, 1]

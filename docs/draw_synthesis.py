@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from symm_jax import candidates, mining, synthesis
+from symm_jax import synthesis
+from symm_jax.losses import candidates, mining
 
 DEGREES = [[3, 21], [88, 112]]  # anchor and positive of two classes, on the unit circle
 COLOURS = ("#1f6fb4", "#c8500a")

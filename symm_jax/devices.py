@@ -1,4 +1,4 @@
-"""Where arrays lie on this process's devices, and not on all: while one process evaluates, others do something else."""
+"""Shardings over the devices of this process. Other processes may do something else meanwhile."""
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -6,11 +6,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"  # what pmap and shard_map map over
 
 
-def everywhere() -> NamedSharding:
+def replicated_sharding() -> NamedSharding:
     """A copy on every local device."""
     return NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec())
 
 
-def shared() -> NamedSharding:
-    """The leading axis divided among the local devices."""
+def split_sharding() -> NamedSharding:
+    """The leading axis split over the local devices."""
     return NamedSharding(Mesh(jax.local_devices(), AXIS), PartitionSpec(AXIS))

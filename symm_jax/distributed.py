@@ -59,12 +59,12 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None, ti
         print(f"process   {jax.process_index()} of {jax.process_count()}", flush=True)
 
 
-def separate() -> None:
+def disconnect() -> None:
     """Waits for the other processes to get here too; from then on each is alone, with its own devices."""
     jax.distributed.shutdown()
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Ends this process with exit code `code`.
 
     Of several, one that fails does not wait for the others, as JAX would: they are to notice at once.
@@ -74,12 +74,12 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
         if code not in _TOGETHER:
             os._exit(code)
-        separate()
+        disconnect()
     sys.exit(code)
 
 
 @contextlib.contextmanager
-def ending_with_the_lost() -> Iterator[None]:
+def exit_on_peer_failure() -> Iterator[None]:
     """Ends this process, saying why and what to do, when JAX finds in the block that another process has gone.
 
     At once, and without leaving the blocks around this one: a checkpoint that is being written waits for its parts.
@@ -97,7 +97,7 @@ def ending_with_the_lost() -> Iterator[None]:
             f"why ({reason}); start all again, and the run goes on from its newest checkpoint",
             file=sys.stderr,
         )
-        leave(1)
+        exit_process(1)
 
 
 def is_main() -> bool:
@@ -134,7 +134,7 @@ def require_shared(path: Path) -> None:
         )
 
 
-def anywhere(flag: bool) -> bool | jax.Array:
+def any_process(flag: bool) -> bool | jax.Array:
     """Whether `flag` is set in any process: with several, an array on its way, to be read later with bool()."""
     if jax.process_count() == 1:
         return flag

@@ -1,16 +1,32 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exception for mistakes of the user, warnings, and the lookup of names with a suggestion."""
 
 import difflib
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: a flag, a config field, a file or a folder.
 
-    The message names it and says what to do. `launch.py` prints it without a traceback and exits with 2.
+    The message is a plain fact. `argument` is the name of the argument at fault, or "". A program puts its own name
+    for the argument before the fact: see `symm_jax.app.fields`.
+
+    Attributes:
+      fact: the message without the argument's name.
+      argument: the argument's name, or "".
     """
+
+    def __init__(self, fact: str, *, argument: str = ""):
+        super().__init__(fact)
+        self.fact = fact
+        self.argument = argument
+
+    def __str__(self) -> str:
+        return f"{self.argument}: {self.fact}" if self.argument else self.fact
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
@@ -19,14 +35,27 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def choose(kind: str, name: str, choices: dict):
-    """Returns `choices[name]`; an unknown name raises InputError with a suggestion and all the choices."""
+def lookup(kind: str, name: str, choices: Mapping[str, T], *, argument: str = "") -> T:
+    """Returns `choices[name]`.
+
+    Args:
+      kind: what is looked up, for the message.
+      name: the key.
+      choices: the known names and their values.
+      argument: the argument that gave `name`, for the message.
+
+    Raises:
+      InputError: the name is unknown. The message has the closest name and all the choices.
+    """
     if name not in choices:
-        raise InputError(f"unknown {kind} {name!r}{suggest(name, choices)}; choices: {', '.join(sorted(choices))}")
+        raise InputError(
+            f"unknown {kind} {name!r}{suggest(name, choices)}; choices: {', '.join(sorted(choices))}",
+            argument=argument,
+        )
     return choices[name]
 
 
-@functools.cache  # the same thing is said once
+@functools.cache  # each message is printed once
 def warn(message: str) -> None:
-    """Prints what the user should know but which stops nothing."""
+    """Prints a warning. It does not stop the program."""
     print(f"warning: {message}", file=sys.stderr)

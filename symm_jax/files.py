@@ -1,71 +1,94 @@
-"""Folders and files that are whole or absent, and locks that end with their process."""
+"""Atomic writes of files and folders, and locks that end with their process."""
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from symm_jax.errors import InputError
 
 
 @contextlib.contextmanager
 def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yields a folder beside `path` that becomes `path` when the block ends, and vanishes when it raises.
+    """Yields a temporary folder next to `path`. It becomes `path` when the block ends.
 
-    With `replace` it takes the place of what is there; a reader finds the one, the other, or for a moment neither.
-    A process killed inside the block leaves `NAME.partial-*` behind; the next call for the same path removes it,
-    so the caller holds a `lock` on it.
+    When the block raises, it is deleted.
+    With `replace` it takes the place of an existing folder. For a moment a reader may find no folder.
+    A process that is killed inside the block leaves `NAME.partial-*`. The next call for the same path deletes such
+    leftovers, so the caller holds a `lock` for `path`.
     """
     for leftover in path.parent.glob(f"{path.name}.partial-*"):
         shutil.rmtree(leftover)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    aside.mkdir()  # not mkdtemp, whose folders other users of the machine cannot read
+    temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    temporary.mkdir()  # mkdtemp would make a folder that other users cannot read
+    before = temporary.with_name(f"{temporary.name}-before")
     try:
-        yield aside
+        yield temporary
         if replace and path.exists():
-            path.rename(aside.with_name(f"{aside.name}-before"))
-        aside.rename(path)
-        shutil.rmtree(aside.with_name(f"{aside.name}-before"), ignore_errors=True)
+            path.rename(before)
+        temporary.rename(path)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that readers find as it was or as it will be, and never in between."""
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text)
-    aside.replace(path)
+    """Writes a file atomically: a reader finds the old content or the new content."""
+    temporary = path.with_name(f"{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
 def lock(path: Path, *, busy: str = "") -> Iterator[None]:
-    """Holds the lock file `path`; the system releases it however the process ends.
+    """Holds the lock file `path`. The system releases it when the process ends.
 
-    Waits while another process holds it; with `busy`, a message, raises InputError at once instead.
+    Args:
+      path: the lock file. It holds the number of the process that has the lock.
+      busy: message of the error when another process has the lock. Without it, the call waits.
+
+    Raises:
+      InputError: another process has the lock, and `busy` is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(f"{busy} (held by process {file.read().strip() or 'unknown'})") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    held = filelock.FileLock(path, timeout=0 if busy else -1)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{busy} (held by process {_holder(path)})") from None
+    try:
+        path.write_text(str(os.getpid()))
         yield
+    finally:
+        held.release()
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raises InputError when the disk of `folder`, of config.data.cache_dir, has not `needed` bytes for `what`."""
+def require_space(folder: Path, needed: int, content: str, *, argument: str = "") -> None:
+    """Raises InputError when the disk of `folder` has less than `needed` bytes free.
+
+    Args:
+      folder: an existing folder.
+      needed: bytes.
+      content: what needs the space, for the message.
+      argument: the argument that gave the folder, for the message.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
-            f"config.data.cache_dir: {folder} needs {needed / 1e6:,.0f} MB for {what} and has {free / 1e6:,.0f} MB "
-            "free; make room or pass another folder"
+            f"{folder} needs {needed / 1e6:,.0f} MB for {content} and has {free / 1e6:,.0f} MB free; make room or "
+            "pass another folder",
+            argument=argument,
         )
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:  # Windows locks the content too, and a lock that was just released may be gone
+        return "unknown"

@@ -3,8 +3,8 @@
 `read` is the way in.
 """
 
+import contextlib
 import io
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +59,10 @@ def _main(max_memory: int) -> None:
     """What the other process does: reads the file from its standard input, writes the arrays as .npz to its output."""
     import scipy.io
 
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
+    with contextlib.suppress(ImportError, ValueError):  # not on Windows, and macOS refuses this limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     arrays = _plain(scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read())))
     file = io.BytesIO()
     # Numbered, for a name may be anything.

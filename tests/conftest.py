@@ -30,14 +30,12 @@ def cars(tmp_path):
 
 
 @pytest.fixture
-def data_config(tmp_path):
-    """A function (name, folder, fields) -> `config.data`."""
-    from configs import default
+def data_source(tmp_path):
+    """A function (name, folder, fields) -> datasets.Source."""
+    from symm_jax.data import datasets
 
     def make(name, folder, **fields):
-        config = default.get_config().data
-        config.update({"name": name, "dir": str(folder), "cache_dir": str(tmp_path / "cache"), **fields})
-        return config
+        return datasets.Source(name, str(folder), str(tmp_path / "cache"), **fields)
 
     return make
 

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from configs import default
-from symm_jax import evaluate, losses, models, ranking, train
+from symm_jax import losses, models
+from symm_jax.data import pairs
 from symm_jax.data.arrays import Arrays
+from symm_jax.devices import AXIS
+from symm_jax.evaluation.embed import create_embed, embed_all
+from symm_jax.metrics import ranking
+from symm_jax.training import batches
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import State, train_step
 
 STEPS = 10
 # The order in which float32 is added up, the one excuse: of a loss relatively, of parameters that move by 0.09.
@@ -26,7 +33,7 @@ class Smooth(nn.Module):
         return jnp.tanh(nn.Dense(16)(x))
 
 
-def brighten(keys, images, shorter):
+def brighten(keys, images, short_side_ratio):
     """An augmentation that is compiled quickly and shows when an image gets another's key."""
     return images + (jax.random.key_data(keys)[:, 1] % 64).astype(jnp.float32)[:, None, None, None]
 
@@ -50,7 +57,7 @@ def small_recipe(name, synthesis=""):
     config = default.get_config()
     config.losses = ({"name": name, "synthesis": synthesis},)
     config.optimizer.learning_rate = 1e-2
-    return train.create_recipe(config)._replace(model=MODEL, augment=brighten)
+    return create_recipe(config)._replace(model=MODEL, augment=brighten)
 
 
 def run_on(devices, recipe):
@@ -60,16 +67,16 @@ def run_on(devices, recipe):
     """
     params = jax.tree.map(jnp.asarray, first_params())
 
-    def run(batches):
-        state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
-        state, steps = jax.lax.scan(lambda s, b: train.train_step(s, b, recipe), state, batches)
+    def run(stacked):
+        state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
+        state, steps = jax.lax.scan(lambda s, b: train_step(s, b, recipe), state, stacked)
         return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params
 
     arrays = random_arrays()
-    table = train.pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
-    batches = train.batches(arrays, table, recipe.key, 0, STEPS, 8, devices)
-    batches = jax.tree.map(lambda *x: np.stack(x, axis=1), *batches)
-    result = jax.pmap(run, axis_name=train.AXIS, devices=jax.devices()[:devices])(batches)
+    table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
+    stream = batches.generate(arrays, table, recipe.key, 0, STEPS, 8, devices)
+    stacked = jax.tree.map(lambda *x: np.stack(x, axis=1), *stream)
+    result = jax.pmap(run, axis_name=AXIS, devices=jax.devices()[:devices])(stacked)
     for leaf in jax.tree.leaves(result):
         np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * devices))
     return jax.tree.map(lambda x: np.asarray(x[0]), result)
@@ -106,13 +113,13 @@ def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():
 
 def test_any_number_of_devices_embeds_every_image_once(use_devices):
     images = random_arrays()
-    images = images._replace(images=images.images[:7], labels=images.labels[:7], shorter=images.shorter[:7])
+    images = images.images[:7]
     variables = {"params": first_params()}
-    expected = MODEL.apply(variables, images.images)
+    expected = MODEL.apply(variables, images)
     assert len(np.unique(expected, axis=0)) == 7
     for devices, batch_size in ((1, 3), (2, 2), (8, 4)):  # the last batch is filled up each time
         use_devices(devices)
-        ours = evaluate.embed_all(evaluate.embedder(MODEL), variables, images, batch_size, "embed")
+        ours = embed_all(create_embed(MODEL), variables, images, batch_size, "embed")
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
 
 

@@ -13,7 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from symm_jax import checkpoint, distributed, errors, logs, train, workdirs
+from symm_jax import distributed, errors
+from symm_jax.run import checkpoints, metric_log, paths
+from symm_jax.run import workdir as workdirs
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state
 
 CONFIG = """
 from configs import car_symm_npair
@@ -66,8 +70,8 @@ def ends(processes, tmp_path, timeout=150):
 
 
 def params(tiny_config, workdir, step):
-    shapes = jax.eval_shape(lambda: train.create_state(tiny_config, train.create_recipe(tiny_config)).params)
-    return checkpoint.restore(workdir, step, params=shapes)["params"]
+    shapes = jax.eval_shape(lambda: create_state(create_recipe(tiny_config)).params)
+    return checkpoints.restore(workdir, step, params=shapes)["params"]
 
 
 def test_four_processes_then_two_are_one(start, tiny, tmp_path):
@@ -83,7 +87,7 @@ def test_four_processes_then_two_are_one(start, tiny, tmp_path):
     assert "recall@1" in said[0]
     assert "recall@1" not in said[1]
     assert workdirs.finished(tmp_path / "run") == 6
-    assert [row["step"] for row in logs.read(logs.metrics_path(tmp_path / "run", "train"))] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in metric_log.read(paths.metrics(tmp_path / "run", "train"))] == [1, 2, 3, 4, 5, 6]
     (tmp_path / "run").rename(tmp_path / "several")
     codes, said = ends(start(1, devices=2), tmp_path)
     assert codes == [0], said
@@ -91,13 +95,13 @@ def test_four_processes_then_two_are_one(start, tiny, tmp_path):
     # Adam turns the rounding of gradients near 0 into a part of its step of 1e-4.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), alone, several)
     for kind, metric, tolerance in (("train", "loss", 1e-5), ("eval", "recall@2", 1 / 9)):  # one of nine images
-        rows = [logs.read(logs.metrics_path(tmp_path / name, kind)) for name in ("run", "several")]
+        rows = [metric_log.read(paths.metrics(tmp_path / name, kind)) for name in ("run", "several")]
         np.testing.assert_allclose(*([row[metric] for row in some] for some in rows), rtol=tolerance)
 
 
 def wait_for_step(workdir, step):
     deadline = time.monotonic() + 120
-    while not any(s >= step for s in checkpoint.steps(workdir)):
+    while not any(s >= step for s in checkpoints.steps(workdir)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -110,7 +114,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     codes, said = ends(processes, tmp_path)
     assert codes == [143, 143], said
-    stopped = checkpoint.steps(run)[-1]
+    stopped = checkpoints.steps(run)[-1]
     assert f"stopped by SIGTERM at step {stopped}; the same command goes on" in said[0]
     processes = start(2, *long)
     wait_for_step(run, stopped + 1)
@@ -121,7 +125,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     last = said[0].strip().splitlines()[-1]
     assert last.startswith("error: process 0 of 2 has lost another")
     assert "start all again, and the run goes on from its newest checkpoint" in last
-    newest = checkpoint.steps(run)[-1]
+    newest = checkpoints.steps(run)[-1]
     assert newest > stopped
     assert json.loads((run / "config.json").read_text())["num_steps"] == 1000000
 
@@ -144,9 +148,9 @@ def test_nobody_at_the_coordinators_address():
 @pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
 def test_a_lost_process_is_told_however_jax_raises_it(kind, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed, "leave", sys.exit)
-    with pytest.raises(SystemExit, match="1"), distributed.ending_with_the_lost():
+    monkeypatch.setattr(distributed, "exit_process", sys.exit)
+    with pytest.raises(SystemExit, match="1"), distributed.exit_on_peer_failure():
         raise kind("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
     assert capsys.readouterr().err.startswith("error: process 0 of 2 has lost another")
-    with pytest.raises(ValueError, match="a mistake"), distributed.ending_with_the_lost():
+    with pytest.raises(ValueError, match="a mistake"), distributed.exit_on_peer_failure():
         raise ValueError("a mistake of our own")

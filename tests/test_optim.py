@@ -7,8 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from symm_jax import losses, models, optim, train
+from symm_jax import losses, models, optim
+from symm_jax.devices import AXIS
 from symm_jax.models import googlenet
+from symm_jax.training.batches import Batch
+from symm_jax.training.recipe import Recipe
+from symm_jax.training.step import State, train_step
 
 RECORDED = np.load("tests/data/training.npz")
 
@@ -48,25 +52,26 @@ def test_weight_penalty_counts_every_array():
 
 def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     dim, stairs = 32, optim.staircase_schedule(1e-4, 0.5, 3, 7, 1e-5)
-    recipe = train.Recipe(
+    recipe = Recipe(
         model=models.create("googlenet", dim=dim),
+        image_size=227,
         loss=losses.from_config(({"name": "npair", "synthesis": "symmetric"},)),
         optimizer=optim.create(stairs),
         learning_rate=stairs,
-        augment=lambda keys, images, shorter: images,
+        augment=lambda keys, images, short_side_ratio: images,
         weight_penalty=5e-3,
         key=jax.random.key(0),
     )
     embedding = {"kernel": jnp.asarray(RECORDED["embedding_kernel"]), "bias": jnp.zeros(dim)}
     backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
     params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
-    state = train.State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
+    state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
     state = jax.tree.map(lambda x: x[None], state)
-    step = jax.pmap(lambda s, b: train.train_step(s, b, recipe), axis_name=train.AXIS, devices=jax.devices()[:1])
+    step = jax.pmap(lambda s, b: train_step(s, b, recipe), axis_name=AXIS, devices=jax.devices()[:1])
     metrics = []
     for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True):
         pairs = images.swapaxes(0, 1)[None]
-        batch = train.Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
+        batch = Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
         state, values = step(state, batch)
         metrics.append({name: float(x[0]) for name, x in values.items()})
     loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))

@@ -30,14 +30,14 @@ class Arrays(NamedTuple):
 
     images: (n, side, side, 3) uint8 RGB, read-only memory map, each image squashed to a square by area.
     labels: (n,) int32.
-    shorter: (n, 2) float32, the shorter side over height and width, of the box before the squash.
+    short_side_ratio: (n, 2) float32, the shorter side over the height and over the width, before the resize.
     query: (n,) bool, whether an image is a query, else it is in the gallery; None where every image is both.
     digests: (n,) uint64, a part of the SHA-256 of each encoded image; None of images that were never encoded.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    shorter: np.ndarray
+    short_side_ratio: np.ndarray
     query: np.ndarray | None = None
     digests: np.ndarray | None = None
 
@@ -67,20 +67,20 @@ def load(source: Sequence[dict], directory: Path, split: str, options: Options) 
     path = directory / f"{split}-{side}px{'-box' if options.crop else ''}-v{_VERSION}"
     with files.lock(directory / ".lock"):
         if not path.exists():
-            files.require_space(directory, len(source) * side * side * 3, "decoded images")
+            files.require_space(directory, len(source) * side * side * 3, "decoded images", argument="cache_dir")
             with files.new_directory(path) as aside:
                 _decode_all(source, aside, split, options)
     try:
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels, shorter, digests = (
+        labels, short_side_ratio, digests = (
             np.load(path / f"{name}.npy", allow_pickle=False) for name in ("labels", "shorter", "digests")
         )
         query = np.load(path / "query.npy", allow_pickle=False) if (path / "query.npy").exists() else None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run again") from error
-    if images.shape != (len(source), side, side, 3) or not len(images) == len(labels) == len(shorter) == len(digests):
+    if images.shape != (len(source), side, side, 3) or not len(images) == len(labels) == len(digests):
         raise InputError(f"{path} does not hold the {len(source)} images it was made for; delete it and run again")
-    return Arrays(images, labels, shorter, query, digests)
+    return Arrays(images, labels, short_side_ratio, query, digests)
 
 
 def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Options) -> None:
@@ -88,8 +88,9 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
     path = folder / "images.npy"
     place = np.lib.format.open_memmap(path, "w+", np.uint8, (n, side, side, 3)).offset
     with open(path, "r+b") as file:
-        # A sparse file on a full disk ends in SIGBUS when it is read; claiming the blocks first ends in an OSError.
-        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        # Without this a full disk ends in SIGBUS when the file is read. With it, the error is an OSError.
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
     # Processes, for Pillow holds Python's lock during part of its work.
     workers = 1 if n < _ALONE else os.cpu_count()
     pool = joblib.Parallel(
@@ -102,18 +103,18 @@ def _decode_all(source: Sequence[dict], folder: Path, split: str, options: Optio
     )
     size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
     one = joblib.delayed(functools.partial(_decode_range, path, place, pickle.dumps(source), options))
-    labels, shorter, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
+    labels, short_side_ratio, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
     digests, faults = np.empty(n, np.uint64), []
     with tqdm.tqdm(total=n, desc=f"decode {split}", unit="image", leave=False, dynamic_ncols=True) as bar:
         for done, found, *columns in pool(one(range(start, min(start + size, n))) for start in range(0, n, size)):
-            labels[done], shorter[done], query[done], digests[done] = columns
+            labels[done], short_side_ratio[done], query[done], digests[done] = columns
             faults += found
             bar.update(len(labels[done]))
     if faults:
         more = [f"and {len(faults) - _NAMED:,} more"] if len(faults) > _NAMED else []
         raise InputError("\n  ".join(sorted(faults)[:_NAMED] + more))
     np.save(folder / "labels.npy", labels)
-    np.save(folder / "shorter.npy", shorter)
+    np.save(folder / "shorter.npy", short_side_ratio)
     np.save(folder / "digests.npy", digests)
     if query.any():
         np.save(folder / "query.npy", query)
@@ -127,14 +128,14 @@ def _decode_range(
     Each process reads its own records: handing them over would cost more than reading them.
 
     Returns:
-      The rows, what is wrong with their images, and for them Arrays.labels, shorter, query and digests.
+      The rows, what is wrong with their images, and for them Arrays.labels, short_side_ratio, query and digests.
     """
     cv2.setNumThreads(1)  # there is a worker for every core already
     source, side = _unpickled(pickled), options.side
-    faults, labels, shorter, query, digests = [], [], np.ones((len(rows), 2), np.float32), [], []
+    faults, labels, short_side_ratio, query, digests = [], [], np.ones((len(rows), 2), np.float32), [], []
     with open(path, "r+b") as file:  # not through a map, where each new page costs more than decoding it
         file.seek(place + rows.start * side * side * 3)
-        for ratios, row in zip(shorter, rows, strict=True):
+        for ratios, row in zip(short_side_ratio, rows, strict=True):
             example = source[row]
             name = _text(example["filename"])
             labels.append(example["label"])
@@ -149,7 +150,7 @@ def _decode_range(
             file.write(decode.squash(image, side))
             height, width = image.shape[:2]
             ratios[:] = min(height, width) / height, min(height, width) / width
-    return slice(rows.start, rows.stop), faults, labels, shorter, query, digests
+    return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ def stored_side(image_size: int, *, enlarge: float, max_margin: float) -> int:
 def augment(
     keys: jax.Array,
     images: jax.Array,
-    shorter: jax.Array,
+    short_side_ratio: jax.Array,
     *,
     image_size: int,
     enlarge: float = 1.125,
@@ -32,11 +32,11 @@ def augment(
     Args:
       keys: (n,) typed PRNG keys, one an image: the result does not depend on how a batch is split.
       images: (n, side, side, 3) uint8, whole images squashed to a square.
-      shorter: (n, 2) float32, the image's shorter side over its height and over its width before the squash,
+      short_side_ratio: (n, 2) float32, the image's shorter side over its height and over its width before the resize,
         which turn a margin into a share of each side.
       image_size: side of the result in pixels.
       enlarge: size of the squash over image_size, >= 1.
-      min_margin: smallest margin, a share of the shorter side.
+      min_margin: smallest margin, a fraction of the shorter side.
       max_margin: largest margin, below 0.5.
       mirror: whether to mirror at all.
 
@@ -51,13 +51,13 @@ def augment(
         max_margin=max_margin,
         mirror=mirror,
     )
-    return jax.vmap(one)(keys, images, shorter)
+    return jax.vmap(one)(keys, images, short_side_ratio)
 
 
-def _augment_one(key, image, shorter, *, image_size, enlarge, min_margin, max_margin, mirror):
+def _augment_one(key, image, short_side_ratio, *, image_size, enlarge, min_margin, max_margin, mirror):
     margin_key, window_key, mirror_key = jax.random.split(key, 3)
     side = image.shape[0]
-    margin = jax.random.uniform(margin_key, (), minval=min_margin, maxval=max_margin) * shorter * side
+    margin = jax.random.uniform(margin_key, (), minval=min_margin, maxval=max_margin) * short_side_ratio * side
     squashed = round(enlarge * image_size)
     window = jax.random.randint(window_key, (2,), 0, squashed - image_size + 1)
     step = (side - 2 * margin) / squashed  # pixels of the source for one of the result

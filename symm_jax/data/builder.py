@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors
-from symm_jax.data import archives, sources
+from symm_jax.data import archives
 from symm_jax.data.tree import Tree
 from symm_jax.errors import InputError
 
@@ -115,8 +115,9 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         missing = [e.name for e, path in zip(examples, paths, strict=True) if path is None]
         if len(missing) == len(examples):
             raise InputError(
-                f"config.data.dir: {tree.root} has none of the {len(missing):,} photographs of {self.name}'s {split} "
-                f"split, such as {missing[0]}; it should hold {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"{tree.root} has none of the {len(missing):,} photographs of {self.name}'s {split} split, such as "
+                f"{missing[0]}; it should hold {self.MANUAL_DOWNLOAD_INSTRUCTIONS}",
+                argument="dir",
             )
         if missing:
             errors.warn(
@@ -162,13 +163,13 @@ def require(tree: Tree, name: str, builder: PhotographBuilder) -> str:
     return path
 
 
-def absent(tree: Tree, builder: PhotographBuilder) -> InputError:
+def absent(tree: Tree, builder: PhotographBuilder | type[PhotographBuilder]) -> InputError:
     """The error for a folder that does not hold the data set."""
     state = "holds no" if tree.root.exists() else "does not exist; it should hold"
     others = [path for path in tree.places if path.lower().endswith(_OTHER_ARCHIVES)]
     unpack = f" Unpack {others[0]} yourself: only {', '.join(archives.SUFFIXES)} are read." if others else ""
-    fetch = ", run --mode=prepare to download them" if sources.remotes(builder.name) and not tree.places else ""
     return InputError(
-        f"config.data.dir: {tree.root} {state} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or "
-        f"not{fetch}, or pass the folder that has them as --config.data.dir=FOLDER.{unpack}"
+        f"{tree.root} {state} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or not, or pass the "
+        f"folder that has them.{unpack}",
+        argument="dir",
     )

@@ -1,4 +1,4 @@
-"""The data sets by name: fetched, built and decoded when first asked for, below `config.data.cache_dir`."""
+"""The data sets by name. Each is fetched, built and decoded when it is first used."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
 from symm_jax.data import archives, arrays, download, glyphs, pairs, sources
-from symm_jax.data.builder import Counts
+from symm_jax.data.builder import Counts, absent
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
 from symm_jax.data.folder import Folder
@@ -33,60 +33,111 @@ BUILDERS = {
     "glyphs": glyphs.Glyphs,
 }
 _DIGEST_LENGTH = 16
-tfds.disable_progress_bar()
 
 
-def load(data: Any, split: str, side: int) -> arrays.Arrays:
-    """Opens a split of the data set that a config names, building and decoding it first if need be.
+class Source(NamedTuple):
+    """A data set and how it is read. The fields of `config.data` that concern it have the same names.
 
-    Warns when the split has not the images and classes that it has in the literature.
+    name: a key of BUILDERS.
+    dir: folder of the data set's files, unpacked or in archives; not used for "glyphs".
+    cache_dir: folder for records and decoded arrays, which are made once.
+    crop: crop to the annotated bounding box, where there is one.
+    split_seed: of "folder": which half of the classes is for testing.
+    validation_classes: number of training classes held out for validation.
+    validation_seed: which ones: -1 for the last ones, else drawn with this seed.
+    mirrors: URLs to download the data set from, in place of the known ones.
+    """
+
+    name: str
+    dir: str = ""
+    cache_dir: str = "data/cache"
+    crop: bool = True
+    split_seed: int = 0
+    validation_classes: int = 0
+    validation_seed: int = -1
+    mirrors: Sequence[str] = ()
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, Any]) -> "Source":
+        """The data set that the section `config.data` of a config describes."""
+        return cls(**{field: section[field] for field in cls._fields})
+
+
+def load(source: Source, split: str, side: int) -> arrays.Arrays:
+    """Opens a split, and builds and decodes the data set first where this has not been done.
+
+    Warns when the numbers of images and classes are not those of the literature.
 
     Args:
-      data: `config.data`: name, dir, cache_dir, crop, split_seed, validation_classes.
-      split: "train", "test", or "validation": the images of the last `validation_classes` classes of "train".
-      side: pixels of the stored square images.
+      source: the data set.
+      split: "train", "test", or "validation": the images of the held-out classes of "train".
+      side: side of the stored square images in pixels.
 
     Raises:
-      InputError: the data set is unknown, its source missing or damaged.
+      InputError: the data set is unknown, or its files are missing or damaged.
     """
-    opened = _open(data)
+    opened = _open(source)
     builder = opened.create()
     if not builder.data_path.exists():
-        builder = _build(data, opened)
+        builder = _build(source, opened)
     of_train = split == "validation"
-    source = Records(builder, "train" if of_train else split)
-    if not len(source):
-        raise errors.InputError(f"config.data.dir: {opened.source} has no images of the {split} classes of {data.name}")
-    kind = BUILDERS[data.name]
-    options = arrays.Options(side, crop=data.crop and kind.BOXES, orient=kind.ORIENT)
+    records = Records(builder, "train" if of_train else split)
+    if not len(records):
+        raise errors.InputError(
+            f"{opened.folder} has no images of the {split} classes of {source.name}; add them, or pass another folder",
+            argument="dir",
+        )
+    kind = BUILDERS[source.name]
+    options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
     if of_train:
-        labels = np.array([source[i]["label"] for i in range(len(source))])
-        source = Records(builder, "train", pairs.hold_out(labels, data.validation_classes)[1])
-        split = f"validation{data.validation_classes}"
+        labels = np.array([records[i]["label"] for i in range(len(records))])
+        _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
+        records = Records(builder, "train", held_out)
+        split = f"validation{source.validation_classes}"
+        split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
     try:
-        decoded = arrays.load(source, opened.root / "arrays", split, options)
+        decoded = arrays.load(records, opened.root / "arrays", split, options)
     except errors.InputError as error:
-        raise errors.InputError(f"{opened.source or data.name}: {error}") from error
-    _compare(data.name, split, _counts(decoded), kind.PROTOCOL.get(split))
+        raise errors.InputError(f"{opened.folder or source.name}: {error.fact}", argument=error.argument) from error
+    _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
     return decoded
 
 
-def fetch(data: Any) -> None:
-    """Downloads the data set that a config names into `data.dir`, unless files are there that no download left.
+def remotes_to_fetch(source: Source) -> tuple[sources.Remote, ...]:
+    """The files to download. Empty where the folder holds any other file, or no URL is known."""
+    remotes = sources.remotes(source.name, source.mirrors, argument="mirrors")
+    names = {remote.name for remote in remotes}
+    if not remotes or not {path.name for path in files_below(_folder(source.dir))} <= names:
+        return ()
+    return remotes
+
+
+def absence(source: Source) -> errors.InputError | None:
+    """The error for a data folder without any file; None where there are files, or none are needed."""
+    kind = BUILDERS.get(source.name, glyphs.Glyphs)
+    if kind is glyphs.Glyphs or not source.dir or files_below(_folder(source.dir)):
+        return None
+    return absent(Tree(_folder(source.dir)), kind)
+
+
+def fetch_remote(remote: sources.Remote, folder: Path, *, argument: str = "mirrors") -> None:
+    """Downloads a published file into a folder, where it is missing.
+
+    Args:
+      remote: the file.
+      folder: where to.
+      argument: the argument that can give other URLs, for messages.
 
     Raises:
-      InputError: it cannot be fetched.
+      InputError: it cannot be downloaded, or what was downloaded cannot be read.
     """
-    remotes = sources.remotes(data.name, data.mirrors)
-    if remotes and {path.name for path in files_below(_folder(data.dir))} <= {remote.name for remote in remotes}:
-        for remote in remotes:
-            path = download.fetch(remote, _folder(data.dir))
-            if not (remote.sha256 or remote.git_blob) and archives.is_archive(path.name):
-                _require_whole(path)
+    path = download.fetch(remote, folder, argument=argument)
+    if not (remote.sha256 or remote.git_blob) and archives.is_archive(path.name):
+        _require_readable(path)
 
 
-def _require_whole(path: Path) -> None:
-    """Keeps an archive aside, as NAME.wrong, that has no published digest and cannot be read, for the next try."""
+def _require_readable(path: Path) -> None:
+    """Renames a downloaded archive that cannot be read to NAME.wrong, so that the next run downloads it again."""
     try:
         archives.members(path)
     except errors.InputError as error:
@@ -98,68 +149,70 @@ def _require_whole(path: Path) -> None:
 
 class _Opened(NamedTuple):
     create: Callable[[], tfds.core.DatasetBuilder]
-    root: Path  # of what is made of it
-    source: Path | None  # what it is made of; None: it is drawn
+    root: Path  # folder of the records and arrays
+    folder: Path | None  # folder of the files that they are made of; None where images are rendered
 
 
-def _open(data: Any) -> _Opened:
-    kind = errors.choose("data set in config.data.name", data.name, BUILDERS)
-    cache, source, options = _folder(data.cache_dir), None, {}
+def _open(source: Source) -> _Opened:
+    kind = errors.lookup("data set", source.name, BUILDERS, argument="dataset")
+    cache, folder, options = _folder(source.cache_dir), None, {}
     if kind is glyphs.Glyphs:
-        of_source = glyphs.source_digest()
+        key = glyphs.source_digest()
     else:
-        if not data.dir:
-            raise errors.InputError(f"config.data.dir is empty; name the folder that holds the {data.name} data set")
-        source = _folder(data.dir)
-        options = {"split_seed": data.split_seed} if kind is Folder else {}
-        of_source = hashlib.sha256(f"{digest(source, skip=cache)} {options}".encode()).hexdigest()
-    root = cache / f"{data.name}-{of_source[:_DIGEST_LENGTH]}"
-    return _Opened(functools.partial(kind, data_dir=root, **options), root, source)
+        if not source.dir:
+            raise errors.InputError(
+                f"it is empty; name the folder that holds the {source.name} data set", argument="dir"
+            )
+        folder = _folder(source.dir)
+        options = {"split_seed": source.split_seed} if kind is Folder else {}
+        key = hashlib.sha256(f"{digest(folder, skip=cache)} {options}".encode()).hexdigest()
+    root = cache / f"{source.name}-{key[:_DIGEST_LENGTH]}"
+    return _Opened(functools.partial(kind, data_dir=root, **options), root, folder)
 
 
-def _build(data: Any, opened: _Opened) -> tfds.core.DatasetBuilder:
-    """Makes the records, unless another process does so meanwhile."""
+def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
+    """Writes the records, unless another process has written them meanwhile."""
     found = None
-    if opened.source is not None:  # before anything is written
-        found = opened.create().scan(Tree(opened.source, skip=_folder(data.cache_dir)))
-        _verify(opened.source)
+    if opened.folder is not None:  # the files are checked before anything is written
+        found = opened.create().scan(Tree(opened.folder, skip=_folder(source.cache_dir)))
+        _verify_published_files(opened.folder)
     try:
         opened.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.InputError(
-            f"config.data.cache_dir: {opened.root} cannot be made ({error.strerror}); pass another folder"
+            f"{opened.root} cannot be made ({error.strerror}); pass another folder", argument="cache_dir"
         ) from error
     with files.lock(opened.root / ".lock"):
-        # Made anew: a builder knows only of records that were there when it was made.
+        # A builder knows only of records that existed when it was created, so it is created again.
         builder = opened.create()
         if not builder.data_path.exists():
             print(f"building  {opened.root}")
-            for leftover in opened.root.rglob("incomplete.*"):  # of a process that was killed
+            for leftover in opened.root.rglob("incomplete.*"):  # left by a process that was killed
                 shutil.rmtree(leftover)
             if found:
                 sizes = map(found.tree.size, itertools.chain(*found.splits.values()))
-                files.require_space(opened.root, sum(sizes), "records")
+                files.require_space(opened.root, sum(sizes), "records", argument="cache_dir")
             builder.found = found
-            config = tfds.download.DownloadConfig(manual_dir=opened.source)
-            with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of downloads, and there are none
+            config = tfds.download.DownloadConfig(manual_dir=opened.folder)
+            with contextlib.redirect_stdout(io.StringIO()):  # tfds prints about downloads, and there are none
                 builder.download_and_prepare(download_config=config, file_format="array_record")
     return builder
 
 
-def _verify(source: Path) -> None:
-    """Warns of files that are called like published ones and are others."""
-    for path in files_below(source):
+def _verify_published_files(folder: Path) -> None:
+    """Warns of files that have the name of a published file and other content."""
+    for path in files_below(folder):
         known = sources.published(path.name)
         if known and (reason := download.verify(path, known)):
             errors.warn(f"{path} is not the published file of that name: {reason}")
 
 
-def _counts(decoded: arrays.Arrays) -> Counts:
+def _count(decoded: arrays.Arrays) -> Counts:
     queries = 0 if decoded.query is None else int(decoded.query.sum())
     return Counts(len(decoded.labels), len(np.unique(decoded.labels)), queries)
 
 
-def _compare(name: str, split: str, found: Counts, protocol: Counts | None) -> None:
+def _warn_of_other_counts(name: str, split: str, found: Counts, protocol: Counts | None) -> None:
     if protocol is None or found == protocol:
         return
     sides = [
@@ -167,7 +220,8 @@ def _compare(name: str, split: str, found: Counts, protocol: Counts | None) -> N
         for c in (found, protocol)
     ]
     errors.warn(
-        f"{name} has {sides[0]} in its {split} split, the protocol {sides[1]}: figures are not those of the whole set"
+        f"{name} has {sides[0]} in its {split} split, the protocol {sides[1]}. Results are not comparable with "
+        "published ones. Check the data folder for missing files."
     )
 
 

@@ -27,7 +27,7 @@ def fetch(
     attempts: int = 5,
     stall_seconds: float = 60.0,
     back_off_seconds: float = 2.0,
-    field: str = "config.data.mirrors",
+    argument: str = "mirrors",
 ) -> Path:
     """Returns the path of `remote` in `folder`, downloading it first if no file of its name is there.
 
@@ -40,7 +40,7 @@ def fetch(
       attempts: how often in a row an address may fail without a new byte before the next one is tried.
       stall_seconds: without a byte, after which an attempt has failed.
       back_off_seconds: before the second attempt; it doubles with each one that brings nothing.
-      field: where the user can name other addresses, for messages.
+      argument: the argument that can give other URLs, for messages.
 
     Raises:
       InputError: no address gives the file as it should be; the disk is full or cannot be written.
@@ -50,7 +50,7 @@ def fetch(
         if not path.exists():
             with files.lock(folder / ".download.lock"):
                 if not path.exists():
-                    _Download(remote, folder, attempts, stall_seconds, back_off_seconds).run(field)
+                    _Download(remote, folder, attempts, stall_seconds, back_off_seconds).run(argument)
     except OSError as error:  # of the disk: those of the network are transport's
         raise InputError(
             f"{remote.name} cannot be written to {folder} ({error.strerror or error}); make it writable and "
@@ -80,6 +80,15 @@ def verify(path: Path, remote: Remote) -> str:
     )
 
 
+def human_size(count: float) -> str:
+    """Bytes in words, such as "1.15 GB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
 class _Download:
     """One file on its way to a folder."""
 
@@ -90,7 +99,7 @@ class _Download:
             folder / f"{remote.name}{suffix}" for suffix in ("", ".partial", ".partial.json", ".wrong")
         )
 
-    def run(self, field: str) -> None:
+    def run(self, argument: str) -> None:
         """Tries one address after the other until the file is there."""
         reasons, kept = [], ""
         urls = list(self.remote.urls)
@@ -120,7 +129,8 @@ class _Download:
             f"{self.remote.name} could not be downloaded:\n"
             + ("\n".join(reasons) or "  no address of it is known")
             + f"\n{kept}Get the file yourself and put it in {self.folder} under the name {self.remote.name}, or name "
-            f"another address in {field}"
+            "another URL",
+            argument=argument,
         )
 
     def _persist(self, url: str) -> None:
@@ -151,8 +161,8 @@ class _Download:
             total = remote.size if stream.total is None else stream.total
             self._require_space(total)
             if announce:
-                size = "" if total is None else f", {_human(total)}"
-                resuming = f", resuming at {_human(stream.start)}" if stream.start else ""
+                size = "" if total is None else f", {human_size(total)}"
+                resuming = f", resuming at {human_size(stream.start)}" if stream.start else ""
                 print(f"download  {remote.name} from {_host(url)}{size}{resuming}", flush=True)
             if not stream.start:
                 self.partial.write_bytes(b"")  # before its description changes
@@ -180,7 +190,7 @@ class _Download:
                 file.write(block)
                 bar.update(len(block))
         if total is not None and have < total:
-            raise transport.Broken(f"the connection ended after {_human(have)} of {_human(total)}")
+            raise transport.Broken(f"the connection ended after {human_size(have)} of {human_size(total)}")
 
     def _have(self, url: str) -> transport.Have:
         """What an attempt at `url` may go on from."""
@@ -207,8 +217,8 @@ class _Download:
         needed, free = (total or 0) - self._size(), shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
-                f"{self.folder} needs {_human(needed)} for {self.remote.name} and has {_human(free)} free; make room "
-                "or pass another folder"
+                f"{self.folder} needs {human_size(needed)} for {self.remote.name} and has {human_size(free)} free; "
+                "make room or pass another folder"
             )
 
     def _warn(self, url: str, problem: str, next_step: str) -> None:
@@ -217,11 +227,3 @@ class _Download:
 
 def _host(url: str) -> str:
     return urllib.parse.urlsplit(url).hostname
-
-
-def _human(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

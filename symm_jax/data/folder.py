@@ -70,14 +70,16 @@ def _split_by_folder(tree: Tree, parts: Mapping[str, tuple[str, ...]]) -> dict[s
     tops = {p[0] for p in parts.values() if len(p) > 1}
     if {top.lower() for top in tops} != _HALVES or not all(splits.values()):
         raise InputError(
-            f"config.data.dir: {tree.root} has the folders {', '.join(sorted(tops))}; expected train/CLASS/* and "
-            "test/CLASS/*, with pictures in both, and nothing beside them"
+            f"{tree.root} has the folders {', '.join(sorted(tops))}; expected train/CLASS/* and test/CLASS/*, with "
+            "pictures in both, and no other folders",
+            argument="dir",
         )
     if common := sorted(splits["train"].keys() & splits["test"].keys()):
         raise InputError(
-            f"config.data.dir: {tree.root} has {len(common)} classes in train and in test, such as {common[0]!r}. "
-            "Retrieval is measured on classes that training never saw: give each class to one side, or put all of "
-            "them into ROOT/CLASS/* to have them split"
+            f"{tree.root} has {len(common)} classes in train and in test, such as {common[0]!r}. Retrieval is measured "
+            "on classes that training never saw. Give each class to one side, or put all of them into ROOT/CLASS/* to "
+            "have them split.",
+            argument="dir",
         )
     return splits
 
@@ -87,8 +89,9 @@ def _split_by_seed(tree: Tree, parts: Mapping[str, tuple[str, ...]], seed: int) 
     classes = _group({path: p for path, p in parts.items() if len(p) > 1})
     if len(classes) < 4:
         raise InputError(
-            f"config.data.dir: {tree.root} has pictures of {len(classes)} classes; four are the least, two to train on "
-            f"and two to be tested on. It should hold {Folder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            f"{tree.root} has pictures of {len(classes)} classes. Four are the minimum: two to train on and two to "
+            f"test on. The folder should hold {Folder.MANUAL_DOWNLOAD_INSTRUCTIONS}.",
+            argument="dir",
         )
     names = sorted(classes)
     order = np.random.default_rng(seed).permutation(len(names))

@@ -17,8 +17,16 @@ class ClassTable(NamedTuple):
     count: np.ndarray
 
 
-def hold_out(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits (n,) labels by class: indices of all but the last `num_classes` classes, and of these, for validation.
+def hold_out(labels: np.ndarray, num_classes: int, seed: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images by class into those to train on and those to validate on.
+
+    Args:
+      labels: (n,) integer.
+      num_classes: number of classes to validate on.
+      seed: draws these classes; -1 takes the last ones.
+
+    Returns:
+      Indices of the images to train on and of the images to validate on.
 
     Raises:
       InputError: fewer than two classes would be left to train on.
@@ -26,9 +34,11 @@ def hold_out(labels: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarr
     classes = np.unique(labels)
     if num_classes and num_classes > len(classes) - 2:
         raise InputError(
-            f"config.data.validation_classes = {num_classes}: the training set has {len(classes)} classes, and two "
-            "must be left to train on"
+            f"{num_classes}: the training set has {len(classes)} classes, and two must be left to train on",
+            argument="validation_classes",
         )
+    if seed >= 0:
+        classes = np.random.default_rng(seed).permutation(classes)
     held_out = np.isin(labels, classes[len(classes) - num_classes :])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -45,9 +55,9 @@ def require_classes(table: ClassTable, num_pairs: int) -> None:
     """Raises InputError when there are fewer classes with two images than pairs in a batch."""
     if num_pairs > len(table.count):
         raise InputError(
-            f"config.batch_size: {num_pairs} pairs need {num_pairs} classes with two images, the training set has "
-            f"{len(table.count)}; lower it to at most {2 * len(table.count)}, or hold out fewer classes with "
-            "config.data.validation_classes"
+            f"{num_pairs} pairs need {num_pairs} classes with two images, and the training set has "
+            f"{len(table.count)}. Lower it to at most {2 * len(table.count)}, or hold out fewer classes.",
+            argument="batch_size",
         )
 
 
@@ -64,12 +74,12 @@ def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pa
       (num_pairs, 2) int32 indices of images: anchor, positive.
     """
     order, start, count = (jnp.asarray(x) for x in table)
-    choose_class, choose_first, choose_other = jax.random.split(jax.random.fold_in(key, step), 3)
-    classes = jax.random.permutation(choose_class, len(start))[:num_pairs]
+    class_key, first_key, other_key = jax.random.split(jax.random.fold_in(key, step), 3)
+    classes = jax.random.permutation(class_key, len(start))[:num_pairs]
     start, count = start[classes], count[classes]
-    first = jax.random.randint(choose_first, (num_pairs,), 0, count)
+    first = jax.random.randint(first_key, (num_pairs,), 0, count)
     # Any of the count - 1 others, counted on from the first.
-    second = (first + jax.random.randint(choose_other, (num_pairs,), 1, count)) % count
+    second = (first + jax.random.randint(other_key, (num_pairs,), 1, count)) % count
     return order[start[:, None] + jnp.stack([first, second], axis=1)]
 
 

@@ -87,7 +87,7 @@ def published(file_name: str) -> Remote | None:
     return _PUBLISHED.get(file_name)
 
 
-def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data.mirrors") -> tuple[Remote, ...]:
+def remotes(name: str, mirrors: Sequence[str] = (), *, argument: str = "mirrors") -> tuple[Remote, ...]:
     """Returns the files to fetch for a data set, or for the weights "googlenet"; () when no address is known.
 
     Args:
@@ -95,7 +95,7 @@ def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data
       mirrors: addresses to use in place of the known ones. Those with the same last part of the path are mirrors of
         one file, which is checked as the published file of that name, if there is one. Where one file is published and
         all addresses end alike, but not in the name of an archive, they are taken for that file.
-      field: where `mirrors` comes from, for messages.
+      argument: the argument that gave `mirrors`, for messages.
 
     Raises:
       InputError: an address that cannot be one of a file.
@@ -105,23 +105,23 @@ def remotes(name: str, mirrors: Sequence[str] = (), *, field: str = "config.data
         return known
     groups: dict[str, list[str]] = {}
     for url in mirrors:
-        groups.setdefault(_file_name(url, field), []).append(url)
+        groups.setdefault(_file_name(url, argument), []).append(url)
     first, *others = groups
     if len(known) == 1 and not others and not archives.is_archive(first) and published(first) is None:
         groups = {known[0].name: list(mirrors)}
     return tuple((published(file) or Remote(file, ()))._replace(urls=tuple(urls)) for file, urls in groups.items())
 
 
-def _file_name(url: str, field: str) -> str:
+def _file_name(url: str, argument: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         _ = parts.port  # raises when it is no number
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{field}: {url!r} is not an address ({error})") from None
+        raise InputError(f"{url!r} is not a URL ({error})", argument=argument) from None
     if parts.scheme not in ("http", "https", "ftp") or not parts.hostname:
-        raise InputError(f"{field}: {url!r} must begin with http://HOST/, https://HOST/ or ftp://HOST/")
+        raise InputError(f"{url!r} must begin with http://HOST/, https://HOST/ or ftp://HOST/", argument=argument)
     # It becomes a file's name: no folder may hide in it, nor the name of a hidden file such as the lock.
     name = urllib.parse.unquote(parts.path.rsplit("/", 1)[-1])
     if not name or name.startswith(".") or "/" in name or not name.isprintable():
-        raise InputError(f"{field}: {url!r} does not end in the name of a file")
+        raise InputError(f"{url!r} does not end in the name of a file", argument=argument)
     return name

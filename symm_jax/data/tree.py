@@ -127,7 +127,7 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
                 elif entry.is_symlink():
                     raise InputError(f"{entry.path} is a link that leads nowhere; mend or remove it")
         except OSError as error:
-            raise InputError(f"config.data.dir: {folder} cannot be read ({error.strerror})") from error
+            raise InputError(f"{folder} cannot be read ({error.strerror}); make it readable", argument="dir") from error
     return sorted(found)
 
 

@@ -13,17 +13,17 @@ Losses differentiate in reverse mode, once: they have gradients of their own.
 """
 
 from symm_jax.losses.angular import angular_loss
-from symm_jax.losses.config import LOSSES, from_config, synthesis_of
 from symm_jax.losses.lifted_structure import lifted_structure_loss
 from symm_jax.losses.npair import npair_loss
+from symm_jax.losses.registry import LOSSES, find_synthesis, from_config
 from symm_jax.losses.triplet import triplet_loss
 
 __all__ = [
     "LOSSES",
     "angular_loss",
+    "find_synthesis",
     "from_config",
     "lifted_structure_loss",
     "npair_loss",
-    "synthesis_of",
     "triplet_loss",
 ]

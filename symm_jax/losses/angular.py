@@ -4,8 +4,8 @@ import math
 
 import jax
 
-from symm_jax.losses import common
-from symm_jax.mining import Synthesis
+from symm_jax.losses import pair_loss
+from symm_jax.losses.mining import Synthesis
 
 
 def angular_loss(
@@ -61,10 +61,10 @@ def angular_loss(
       >>> print(f"{angular_loss(a, a, jnp.arange(2), l2_reg=0.0):.4f}")  # log(1 + exp(-4)): S = 4 on the diagonal
       0.0181
     """
-    common.check_number("degrees", degrees, above=0)
+    pair_loss.check_number("degrees", degrees, above=0)
     if degrees >= 90:
         raise ValueError(f"degrees must be between 0 and 90, got {degrees!r}")
-    batch = common.prepare(
+    batch = pair_loss.prepare_batch(
         anchor,
         positive,
         labels,
@@ -78,6 +78,6 @@ def angular_loss(
     )
     t = math.tan(math.radians(degrees)) ** 2
     npair = 1.0 if with_npair else 0.0
-    return common.cross_entropy(
+    return pair_loss.cross_entropy(
         batch, mix=(4 * t + npair, 4 * t), own=2 * (1 + t) + npair, scale=1.0, positives=positives
     )

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from symm_jax import similarity
-from symm_jax.candidates import Rule
-from symm_jax.losses import common
-from symm_jax.mining import Synthesis
+from symm_jax.losses import pair_loss
+from symm_jax.losses.candidates import Rule
+from symm_jax.losses.mining import Synthesis
 
 _NEVER = -1e30  # exponent of an entry that does not count; finite, so that a row without negatives stays finite
 
@@ -61,8 +61,8 @@ def lifted_structure_loss(
       >>> print(f"{loss:.4f}")  # (2 - sqrt(2) + log(4))^2 / 2
       1.9446
     """
-    common.check_number("margin", margin)
-    batch = common.prepare(
+    pair_loss.check_number("margin", margin)
+    batch = pair_loss.prepare_batch(
         anchor,
         positive,
         labels,
@@ -74,15 +74,15 @@ def lifted_structure_loss(
         axis_name=axis_name,
     )
 
-    def row_loss(close, pull, places, column_places):
-        different = places.label[:, None] != column_places.label[None, :]
+    def row_loss(close, pull, row_ids, column_ids):
+        different = row_ids.label[:, None] != column_ids.label[None, :]
         copies = close.shape[1] // different.shape[1]
         different = jnp.tile(different, (1, copies))
         push = jax.nn.logsumexp(jnp.where(different, margin - similarity.root(-2 * close), _NEVER), axis=1)
         return jnp.sum(jnp.square(jax.nn.relu(pull + push + math.log(4 / copies)))), None
 
     rule = Rule(batch.candidates, distance=True)
-    pull = similarity.root(common.squared_distance(batch.points))
-    total, _, winners = common.sum_over_rows(batch, row_loss, pull, rule=rule, plain=common.closeness)
+    pull = similarity.root(pair_loss.squared_distance(batch.points))
+    total, _, winners = pair_loss.reduce_rows(batch, row_loss, pull, rule=rule, plain=pair_loss.closeness)
     loss = 0.5 * total / len(anchor)
     return (loss, winners) if with_winners else loss

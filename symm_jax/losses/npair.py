@@ -2,8 +2,8 @@
 
 import jax
 
-from symm_jax.losses import common
-from symm_jax.mining import Synthesis
+from symm_jax.losses import pair_loss
+from symm_jax.losses.mining import Synthesis
 
 
 def npair_loss(
@@ -55,7 +55,7 @@ def npair_loss(
       >>> print(f"{npair_loss(a, a, jnp.arange(2), l2_reg=0.0):.4f}")  # log(1 + exp(-1))
       0.3133
     """
-    batch = common.prepare(
+    batch = pair_loss.prepare_batch(
         anchor,
         positive,
         labels,
@@ -67,4 +67,4 @@ def npair_loss(
         block_size=block_size,
         axis_name=axis_name,
     )
-    return common.cross_entropy(batch, mix=(1.0, 0.0), own=1.0, scale=scale, positives=positives)
+    return pair_loss.cross_entropy(batch, mix=(1.0, 0.0), own=1.0, scale=scale, positives=positives)

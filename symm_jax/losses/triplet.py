@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from symm_jax.candidates import Rule
-from symm_jax.losses import common
-from symm_jax.mining import Synthesis
+from symm_jax.losses import pair_loss
+from symm_jax.losses.candidates import Rule
+from symm_jax.losses.mining import Synthesis
 
 
 def triplet_loss(
@@ -57,8 +57,8 @@ def triplet_loss(
     """
     if mining not in ("all", "semihard", "hard"):
         raise ValueError(f"mining must be all, semihard or hard; got {mining!r}")
-    common.check_number("margin", margin)
-    batch = common.prepare(
+    pair_loss.check_number("margin", margin)
+    batch = pair_loss.prepare_batch(
         anchor,
         positive,
         labels,
@@ -70,8 +70,8 @@ def triplet_loss(
         axis_name=axis_name,
     )
 
-    def row_loss(close, positive, places, column_places):
-        different = places.label[:, None] != column_places.label[None, :]
+    def row_loss(close, positive, row_ids, column_ids):
+        different = row_ids.label[:, None] != column_ids.label[None, :]
         groups = [close] if batch.candidates else jnp.split(close, 2, axis=1)
         different = jnp.tile(different, (1, groups[0].shape[1] // different.shape[1]))
         total, number = 0.0, 0
@@ -87,9 +87,9 @@ def triplet_loss(
         return total, number
 
     rule = Rule(batch.candidates, distance=True)
-    positive_closeness = -0.5 * common.squared_distance(batch.points)
-    total, number, winners = common.sum_over_rows(
-        batch, row_loss, positive_closeness, rule=rule, plain=common.closeness
+    positive_closeness = -0.5 * pair_loss.squared_distance(batch.points)
+    total, number, winners = pair_loss.reduce_rows(
+        batch, row_loss, positive_closeness, rule=rule, plain=pair_loss.closeness
     )
     if axis_name is not None:
         # Devices may have different numbers of triplets; the mean over devices is to be the whole batch's.

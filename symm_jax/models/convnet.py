@@ -32,8 +32,8 @@ class ConvNet(nn.Module):
         least = 2 ** (len(self.widths) + 1)
         if min(images.shape[1:3]) < least:
             raise InputError(
-                f"config.data.image_size: a convnet of {len(self.widths)} stages needs at least {least} px, "
-                f"got {images.shape[1:3]}"
+                f"a convnet of {len(self.widths)} stages needs at least {least} px, got {images.shape[1:3]}",
+                argument="image_size",
             )
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = _pixels_to_channels(_standardise(images).astype(self.dtype))

@@ -147,8 +147,7 @@ def load(
             raise InputError("there is no such file")
         return take(read(path), shapes)
     except InputError as error:
-        advice = "get it anew, or pass --config.model.pretrained= to train from scratch"
-        raise InputError(f"config.model.pretrained: {path}: {error}; {advice}") from error
+        raise InputError(f"{path}: {error}; download it again", argument="pretrained") from error
 
 
 def fold(

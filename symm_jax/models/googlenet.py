@@ -94,7 +94,7 @@ class GoogLeNet(nn.Module):
     def feature_map(self, images: jax.Array) -> jax.Array:
         """Raw RGB as in `__call__` -> the last map (n, side / 32, side / 32, 1024)."""
         if min(images.shape[1:3]) < MIN_SIDE:
-            raise InputError(f"config.data.image_size: googlenet needs at least {MIN_SIDE} px, got {images.shape[1:3]}")
+            raise InputError(f"googlenet needs at least {MIN_SIDE} px, got {images.shape[1:3]}", argument="image_size")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
         x = Conv(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
@@ -112,7 +112,7 @@ class GoogLeNet(nn.Module):
 def local_response_norm(x: jax.Array, kind: str) -> jax.Array:
     """x / (1 + alpha x sum of squares over neighbouring channels)^0.75, for (n, height, width, channels)."""
     if kind not in _LRN:
-        raise InputError(f"config.model.options.lrn must be one of {', '.join(_LRN)}, got {kind!r}")
+        raise InputError(f"lrn must be one of {', '.join(_LRN)}, got {kind!r}", argument="options")
     window, alpha = _LRN[kind]
     squares = jnp.square(x.astype(jnp.float32))
     sides = [(0, 0)] * 3 + [(window // 2, window // 2)]
@@ -134,13 +134,12 @@ def load_googlenet_mat(path: str | Path) -> dict:
       InputError: there is no such file, it is no such file, or entries are missing, misshapen or not finite.
     """
     path = Path(path).expanduser()
-    advice = "--mode=prepare downloads it; or pass --config.model.pretrained= to train from scratch"
     if not path.is_file():
-        raise InputError(f"config.model.pretrained: there is no file {path}; {advice}")
+        raise InputError(f"there is no file {path}", argument="pretrained")
     try:
         entries = matfile.read(path)
     except InputError as error:
-        raise InputError(f"config.model.pretrained: {error}, or {advice}") from error
+        raise InputError(error.fact, argument="pretrained") from error
     shapes = jax.eval_shape(GoogLeNet().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     params, faults = {}, []
     for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
@@ -163,5 +162,5 @@ def load_googlenet_mat(path: str | Path) -> dict:
         node[kind] = np.asarray(value, np.float32)
     if faults:
         listed = "; ".join(faults[:5])
-        raise InputError(f"config.model.pretrained: {path}: {len(faults)} entries do not fit: {listed}; {advice}")
+        raise InputError(f"{path}: {len(faults)} entries do not fit: {listed}", argument="pretrained")
     return params

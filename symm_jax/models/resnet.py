@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from symm_jax.devices import AXIS
 from symm_jax.errors import InputError
@@ -106,6 +105,10 @@ def load_resnet50_batch_norm(path: str | Path) -> dict:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import safetensors.numpy  # only needed here: the network does not depend on it
+    except ImportError as error:
+        raise InputError("reading it needs a package: pip install safetensors") from error
     try:
         return safetensors.numpy.load_file(path)
     # A number type that numpy lacks is one of the last two.

@@ -11,13 +11,15 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from symm_jax import files, images, logs, losses, selection, workdirs
+from symm_jax import files, losses
+from symm_jax.data import datasets, splits
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
 from symm_jax.report.figures import draw_comparison, draw_pairs, draw_points
-from symm_jax.report.tables import table
+from symm_jax.run import best, metric_log, paths
+from symm_jax.run import workdir as workdirs
 
-__all__ = ["draw_comparison", "draw_pairs", "draw_points", "table", "write"]
+__all__ = ["draw_comparison", "draw_pairs", "draw_points", "write"]
 
 _POINT_CLASSES = 6  # in the figure of real and synthetic points: as many as colours that are told apart at a glance
 _FAILURES_DRAWN = 10
@@ -35,28 +37,29 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     Raises:
       InputError: something that evaluation leaves is missing or does not fit; the message names the file.
     """
-    choice = selection.read_best(workdir)
+    choice = best.read(workdir)
     if choice is None:
         raise InputError(
-            f"{workdir / 'best/choice.json'} is missing: run --mode=eval first, which chooses a checkpoint"
+            f"{paths.choice(workdir)} is missing. Evaluate first: evaluation selects a checkpoint. (--mode=eval)"
         )
-    test = images.load_test(config)
-    workdirs.check_data(workdir, images.fingerprints("test", test), note=False)
-    embeddings = _read_embeddings(workdir / "best" / "embeddings.npy", len(test.labels))
-    evaluated = selection.results(workdir)
+    source = datasets.Source.from_section(config.data)
+    test = datasets.load(source, "test", config.data.image_size)
+    workdirs.check_data(workdir, splits.fingerprint("test", test), note=False)
+    embeddings = _read_embeddings(paths.embeddings(workdir), len(test.labels))
+    evaluated = best.results(workdir)
     measured = [line for line in evaluated if line["step"] == choice["step"]]
     if not measured:
-        path = logs.metrics_path(workdir, "eval")
+        path = paths.metrics(workdir, "eval")
         raise InputError(f"{path} has no line of step {choice['step']}, which was chosen; run --mode=eval again")
 
     pairs = _pairs(test.labels)
     limits = gallery.limits_for(page.thumbnail_side(test.images))
-    shown = gallery.choose(embeddings, test.labels, test.query, limits=limits, also=pairs.ravel())
-    charts = curves.charts(logs.read(logs.metrics_path(workdir, "train")), evaluated)
+    shown = gallery.select(embeddings, test.labels, test.query, limits=limits, also=pairs.ravel())
+    charts = curves.charts(metric_log.read(paths.metrics(workdir, "train")), evaluated)
     map_ = planes.lay_out(embeddings[shown.sample])
-    synthesis = losses.synthesis_of(config.losses)
+    synthesis = losses.find_synthesis(config.losses)
     points = None
-    folder = workdir / "figures"
+    folder = paths.figures(workdir)
     folder.mkdir(exist_ok=True)
     if synthesis is not None and len(pairs):
         made = planes.synthesise(*embeddings[pairs.T], synthesis)
@@ -68,12 +71,16 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
 
     head = {
         "name": workdir.resolve().name,
-        "facts": _facts(config, test.labels),
-        "chosen": _in_words(choice, config, is_last=choice["step"] == evaluated[-1]["step"]),
+        "facts": [
+            f"{source.name}: {len(test.labels):,} test images of {len(np.unique(test.labels)):,} classes",
+            f"{config.model.name}, embeddings of {config.model.dim:,} numbers",
+            *(_describe_loss(spec) for spec in config.losses),
+        ],
+        "chosen": _explain_choice(choice, source.validation_classes, is_last=choice["step"] == evaluated[-1]["step"]),
         "figures": curves.figures(measured[-1]),
     }
     sheet = page.thumbnails(test.images, shown.rows)
-    path = workdir / "report.html"
+    path = paths.report(workdir)
     data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points)
     files.write_text(path, page.render(head, data))
     print(f"report    {path} ({path.stat().st_size / 1e6:.1f} MB), and its figures in {folder}")
@@ -110,15 +117,7 @@ def _draw_neighbours(path: Path, shown: gallery.Gallery, test: Any) -> None:
     figures.draw_neighbours(path, test.images[grid], test.labels[grid], shown.ahead[place], shown.similarity[place])
 
 
-def _facts(config: ml_collections.ConfigDict, labels: np.ndarray) -> list[str]:
-    return [
-        f"{config.data.name}: {len(labels):,} test images of {len(np.unique(labels)):,} classes",
-        f"{config.model.name}, embeddings of {config.model.dim:,} numbers",
-        *(_loss(spec) for spec in config.losses),
-    ]
-
-
-def _loss(spec: Mapping) -> str:
+def _describe_loss(spec: Mapping) -> str:
     options = dict(spec)
     name, weight, synthesis = options.pop("name"), options.pop("weight", 1), options.pop("synthesis", None)
     kind = synthesis if isinstance(synthesis, str) or not synthesis else dict(synthesis)["name"]
@@ -127,12 +126,12 @@ def _loss(spec: Mapping) -> str:
     return ", ".join(words + [f"{key}={value}" for key, value in options.items()])
 
 
-def _in_words(choice: Mapping, config: ml_collections.ConfigDict, is_last: bool) -> str:
+def _explain_choice(choice: Mapping, validation_classes: int, is_last: bool) -> str:
     metric = curves.title(choice["metric"].split("/")[-1])
-    best = f"of all checkpoints it has the best {metric}, {100 * choice['value']:.2f} %,"
-    if choice["chosen_by"] == selection.VALIDATION:
+    leads = f"of all checkpoints it has the best {metric}, {100 * choice['value']:.2f} %,"
+    if choice["chosen_by"] == best.VALIDATION:
         return (
-            f"Chosen without the test classes: {best} on {config.data.validation_classes} training classes that were "
+            f"Chosen without the test classes: {leads} on {validation_classes} training classes that were "
             "held out. The figures below are of classes that had no part in training or in the choice."
         )
     fair = (
@@ -141,5 +140,5 @@ def _in_words(choice: Mapping, config: ml_collections.ConfigDict, is_last: bool)
         else "That makes the figures below optimistic; the last checkpoint's are the fair ones."
     )
     return (
-        f"Chosen on the test classes themselves, as in the paper: {best} on the classes that it is measured on. {fair}"
+        f"Chosen on the test classes themselves, as in the paper: {leads} on the classes that it is measured on. {fair}"
     )

@@ -9,8 +9,8 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from symm_jax import selection
 from symm_jax.report import curves, planes
+from symm_jax.run import best
 
 # Told apart by people of every colour vision (Okabe and Ito), without its yellow, which white swallows.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#6f4fa0", "#cc79a7", "#56b4e9", "#7f7f7f")
@@ -167,7 +167,7 @@ def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
             ax.errorbar(
                 x, 100 * row["mean"], half, fmt="o", color=COLOURS[index % len(COLOURS)], capsize=4, ms=6, label=label
             )
-        ax.set_xticks(range(len(ways)), [textwrap.fill(selection.MEANINGS[way], 16) for way in ways])
+        ax.set_xticks(range(len(ways)), [textwrap.fill(best.MEANINGS[way], 16) for way in ways])
         ax.set_xlim(-0.6, len(ways) - 0.4)
         ax.set_title("all training classes" if not protocol else f"{protocol} training classes held out")
         _plain(ax)

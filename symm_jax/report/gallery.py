@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from symm_jax import ranking
+from symm_jax.metrics import ranking
 
 NEIGHBOURS = 8  # of a query
 _SIDE, _MOST = 96, 6000  # thumbnails that `Limits` was set for; more numbers than this are too many even without them
@@ -59,7 +59,7 @@ class Gallery(NamedTuple):
     against: int
 
 
-def choose(
+def select(
     embeddings: np.ndarray,
     labels: np.ndarray,
     query: np.ndarray | None = None,
@@ -82,10 +82,10 @@ def choose(
     n = len(labels)
     among = np.ones(n, bool) if query is None else ~query
     ahead = np.empty(n, np.int32)
-    ahead[among] = ranking.rank(embeddings[among], labels[among], nearest_only=True).nearest
+    ahead[among] = ranking.rank(embeddings[among], labels[among], nearest_only=True).negatives_ahead
     if query is not None:
         sides = embeddings[query], labels[query], embeddings[among], labels[among]
-        ahead[query] = ranking.rank(*sides, nearest_only=True).nearest
+        ahead[query] = ranking.rank(*sides, nearest_only=True).negatives_ahead
     asked = np.arange(n) if query is None else np.flatnonzero(query)
     starts = asked[hardest(ahead[asked], limits.failures)]
 

@@ -1,0 +1,1 @@
+"""The program: flags, modes, checks of a config, downloads, and comparisons. No other folder knows the command line."""

@@ -1,0 +1,79 @@
+"""Checks of a whole config before anything is built."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from symm_jax.errors import InputError
+from symm_jax.training import batches
+
+_POSITIVE_INTEGERS = (
+    "batch_size",
+    "num_steps",
+    "checkpoint_every",
+    "log_every",
+    "eval_batch_size",
+    "data.image_size",
+    "model.dim",
+    "optimizer.decay_every",
+)
+_POSITIVE = ("optimizer.learning_rate", "optimizer.decay_rate", "optimizer.final_learning_rate", "optimizer.eps")
+_NOT_NEGATIVE = (
+    "seed",
+    "keep_checkpoints",
+    "data.split_seed",
+    "data.validation_classes",
+    "optimizer.stop_step",
+    "optimizer.weight_penalty",
+    "optimizer.embedding_gradient_scale",
+    "optimizer.clip_norm",
+    "optimizer.backbone_rate",
+    "augment.min_margin",
+)
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises InputError naming the first field whose value cannot be trained with on `num_devices` devices.
+
+    Names of data sets, models and losses are checked where they are looked up.
+    """
+    for field in _POSITIVE_INTEGERS:
+        _require(config, field, lambda x: isinstance(x, int) and x > 0, "an integer above 0")
+    for field in _POSITIVE:
+        _require(config, field, lambda x: 0 < x < math.inf, "a finite number above 0")
+    for field in _NOT_NEGATIVE:
+        _require(config, field, lambda x: 0 <= x < math.inf, "a finite number, 0 or more")
+    for field in ("optimizer.b1", "optimizer.b2"):
+        _require(config, field, lambda x: 0 < x < 1, "between 0 and 1")
+    for field in ("model.dtype", "model.param_dtype"):
+        _require(config, field, lambda x: x in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    _require(config, "data.on_device", lambda x: x in batches.ON_DEVICE, f"one of {', '.join(batches.ON_DEVICE)}")
+    _require(config, "augment.enlarge", lambda x: 1 <= x < math.inf, "1 or more")
+    low = config.augment.min_margin
+    _require(config, "augment.max_margin", lambda x: low <= x < 0.5, f"from min_margin ({low}) to below 0.5")
+    _require(config, "recall_ks", lambda x: x and all(isinstance(k, int) and k > 0 for k in x), "integers above 0")
+    _require(config, "batch_size", lambda x: x % 2 == 0, "even: a batch is made of pairs")
+    _require(config, "batch_size", lambda x: x >= 4, "at least 4: a pair needs another to differ from")
+    _require(config, "data.validation_classes", lambda x: isinstance(x, int) and x != 1, "0, or 2 and more classes")
+    _require(config, "data.validation_seed", lambda x: isinstance(x, int) and x >= -1, "an integer, -1 or more")
+    _require(config, "keep_checkpoints", lambda x: isinstance(x, int), "an integer, 0 or more")
+    pairs = config.batch_size // 2
+    if pairs % num_devices:
+        raise InputError(
+            f"config.batch_size = {config.batch_size} makes {pairs} pairs, which {num_devices} devices cannot share "
+            f"equally; make it a multiple of {2 * num_devices}"
+        )
+    if config.model.dtype == "float64" and jnp.zeros((), jnp.float64).dtype != jnp.float64:
+        raise InputError("config.model.dtype = 'float64' needs JAX_ENABLE_X64=1 in the environment")
+
+
+def _require(config: Any, field: str, accept: Callable[[Any], bool], meaning: str) -> None:
+    value = config
+    for key in field.split("."):
+        value = value[key]
+    if not accept(value):
+        raise InputError(f"config.{field} must be {meaning}, got {value!r}")

@@ -1,0 +1,38 @@
+"""Names of arguments as a user knows them: the config field or flag, and what can be done about a mistake there."""
+
+from symm_jax.errors import InputError
+
+# Argument of a function below -> field or flag.
+FIELDS = {
+    "batch_size": "config.batch_size",
+    "cache_dir": "config.data.cache_dir",
+    "dataset": "config.data.name",
+    "dir": "config.data.dir",
+    "image_size": "config.data.image_size",
+    "losses": "config.losses",
+    "mirrors": "config.data.mirrors",
+    "model": "config.model.name",
+    "model_mirrors": "config.model.mirrors",
+    "options": "config.model.options",
+    "pretrained": "config.model.pretrained",
+    "recall_ks": "config.recall_ks",
+    "validation_classes": "config.data.validation_classes",
+    "workdir": "--workdir",
+}
+# Argument -> what the user can do, beyond what the fact says.
+_ADVICE = {
+    "dir": "Another folder: --config.data.dir=FOLDER.",
+    "cache_dir": "Another folder: --config.data.cache_dir=FOLDER.",
+    "options": '--config.model.options="{\'NAME\': VALUE}" replaces all options, and "{}" sets the defaults.',
+    "pretrained": "To train from scratch: --config.model.pretrained=",
+    "validation_classes": "Fewer: --config.data.validation_classes=N.",
+}
+
+
+def describe(error: InputError) -> str:
+    """The message for a user: the field or flag, the fact, and what can be done."""
+    if not error.argument:
+        return str(error)
+    advice = _ADVICE.get(error.argument)
+    name = FIELDS.get(error.argument, error.argument)
+    return f"{name}: {error.fact}" + (f"\n{advice}" if advice else "")

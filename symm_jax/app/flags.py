@@ -1,0 +1,151 @@
+"""The command line of launch.py. Every mistake is one message. Imports nothing slow."""
+
+import itertools
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from symm_jax.app import fields
+from symm_jax.errors import InputError, suggest
+
+MODES = {
+    "train_and_eval": "train, evaluate every checkpoint, write the report; the default",
+    "train": "train only",
+    "eval": "evaluate the checkpoints of a workdir that have not been evaluated",
+    "report": "write report.html and the figures of an evaluated workdir",
+    "prepare": "download and decode what a config needs, and draw the first batch",
+    "compare": "run and compare the methods of a config in configs/compare/",
+}
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, see configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of the run, by default runs/CONFIG; eval accepts several.")
+MODE = flags.DEFINE_string("mode", "train_and_eval", "What to do, see below.")
+WATCH = flags.DEFINE_bool("watch", False, "With --mode=eval: follow training until it ends.")
+WATCH_MINUTES = flags.DEFINE_float("watch_minutes", 0, "With --watch: stop after so many minutes.", lower_bound=0)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "To train in several processes: HOST:PORT of process 0, or auto in a job of SLURM and the like."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=HOST:PORT.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator=HOST:PORT: the number of this process, from 0.", lower_bound=0
+)
+_HELP_FLAGS = ("config", "workdir", "mode", "watch", "watch_minutes", "coordinator", "num_processes", "process_id")
+_HELP = """Trains and evaluates embedding networks.
+
+    python launch.py --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIR] [--mode=MODE]
+
+{flags}
+  --config.FIELD=VALUE  Change a field of the config. configs/default.py explains them all.
+
+modes:
+{modes}
+
+examples:
+  python launch.py --config=configs/glyphs_symm_npair.py
+  python launch.py --config=configs/car_symm_npair.py --config.data.dir=/photos/cars --config.batch_size=64
+  python launch.py --mode=eval --workdir=runs/car_symm_npair --watch
+"""
+_SAVED_CONFIG = Path(__file__).with_name("saved_config.py")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line. A mistake is printed as one message and exits with code 2; --help exits with 0."""
+    if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in argv):
+        print(_help(), end="")
+        sys.exit(0)
+    try:
+        argv = _with_saved_config(argv)
+        for file in _config_files(argv):
+            if not Path(file).is_file():
+                what = "is a folder" if Path(file).is_dir() else "there is no such file"
+                raise flags.Error(f"--config={file}: {what}; configs/ has the files that ship")
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")
+            dashes = dashes or next((f"; did you mean --config={word}?" for word in rest if word.endswith(".py")), "")
+            raise flags.Error(f"words that belong to no flag: {' '.join(rest)}{dashes}")
+        _check()
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        print_error(error)
+        sys.exit(2)
+    return argv[:1]
+
+
+def workdirs() -> list[Path]:
+    """The folders of --workdir, each once."""
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    folder = "runs/compare" if MODE.value == "compare" else "runs"
+    return list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
+
+
+def print_error(error: Exception) -> None:
+    """Prints an error as one message for the user."""
+    print(f"error: {_describe(error)}", file=sys.stderr)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return fields.describe(error)
+    message = error.args[0] if isinstance(error, KeyError) else str(error)
+    if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):  # of ml_collections
+        field, _, guess = str(error.args[0].args[0]).partition("\n")
+        message = f"the config has no field {field}{guess and f' ({guess})'}; configs/default.py explains them all"
+    if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.startswith("config."):
+        message += " A field of the config is changed with --config.FIELD=VALUE."
+    return message
+
+
+def _values(argv: list[str], flag: str) -> list[str]:
+    """The values that the command line gives to a flag, before absl has parsed it."""
+    values = [word.split("=", 1)[1] for word in argv if re.match(rf"--?{flag}=", word)]
+    return values + [word for name, word in itertools.pairwise(argv) if name in (f"--{flag}", f"-{flag}")]
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    """The files that --config names. What follows `FILE.py:` is an argument of its get_config."""
+    return [re.sub(r"(\.py):.*", r"\1", value) for value in _values(argv, "config")]
+
+
+def _with_saved_config(argv: list[str]) -> list[str]:
+    """The command line, with the config of the workdir where --mode=eval or report name no config."""
+    mode, workdir = _values(argv, "mode"), _values(argv, "workdir")
+    if _values(argv, "config") or not workdir or not mode or mode[-1] not in ("eval", "report"):
+        return argv
+    return [argv[0], f"--config={_SAVED_CONFIG}:{Path(workdir[0]).expanduser().resolve()}", *argv[1:]]
+
+
+def _help() -> str:
+    names = {name: f"--{name}{'' if flags.FLAGS[name].boolean else '=...'}" for name in _HELP_FLAGS}
+    lines = [f"  {names[name]:22}{flags.FLAGS[name].help.split(chr(10))[0].rstrip(';')}" for name in _HELP_FLAGS]
+    modes = [f"  {mode:22}{meaning}" for mode, meaning in MODES.items()]
+    return _HELP.format(flags="\n".join(lines), modes="\n".join(modes))
+
+
+def _check() -> None:
+    """Raises flags.Error for flags that are missing or do not go together."""
+    mode = MODE.value
+    if mode not in MODES:
+        raise flags.Error(f"--mode={mode}{suggest(mode, MODES)}; choices: {', '.join(MODES)}")
+    if CONFIG.value is None:
+        raise flags.Error("--config is missing, such as --config=configs/car_symm_npair.py")
+    if len(_WORKDIR.value) > 1 and mode != "eval":
+        raise flags.Error(f"--workdir: --mode={mode} accepts one --workdir; got {len(_WORKDIR.value)}")
+    if (WATCH.value and mode != "eval") or (WATCH_MINUTES.value and not WATCH.value):
+        raise flags.Error("--watch needs --mode=eval, and --watch_minutes needs --watch")
+    if ("methods" in CONFIG.value) != (mode == "compare"):
+        raise flags.Error("--mode=compare needs a config of configs/compare/, and no other mode accepts one")
+    coordinator, count, process = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if coordinator and mode not in ("train", "train_and_eval"):
+        raise flags.Error(f"--coordinator: --mode={mode} runs in one process; only training runs in several")
+    if coordinator in ("", "auto"):
+        if count is not None or process is not None:
+            raise flags.Error("--num_processes and --process_id need --coordinator=HOST:PORT")
+    elif not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise flags.Error(f"--coordinator={coordinator}: must be HOST:PORT, such as 10.0.0.1:8476, or auto")
+    elif count is None or process is None or process >= count:
+        raise flags.Error(
+            f"--coordinator={coordinator} needs --num_processes, and --process_id from 0 to one less; got "
+            f"{count} and {process}"
+        )

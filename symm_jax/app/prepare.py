@@ -1,0 +1,57 @@
+"""--mode=prepare: downloads what a config needs, decodes it, and draws the first batch of training."""
+
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from symm_jax import report
+from symm_jax.app import fetch
+from symm_jax.data import datasets, pairs, splits
+from symm_jax.data.arrays import Arrays
+from symm_jax.run import paths
+from symm_jax.run import workdir as workdirs
+from symm_jax.training import batches, step
+from symm_jax.training.recipe import Recipe, create_plan
+from symm_jax.training.train import training_rows
+
+_PAIRS_DRAWN = 24
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Prepares a run: data set, decoded arrays and weights. Prints counts and draws augmented pairs.
+
+    The sheet of pairs, WORKDIR/figures/pairs.png, shows the first batch of training as the network will see it.
+
+    Raises:
+      InputError: something cannot be downloaded, is damaged, or cannot be trained on with this config.
+    """
+    plan = create_plan(config)  # mistakes in the config are found before anything is downloaded
+    workdirs.create(workdir)
+    fetch.fetch_missing({workdir: config})
+    source = plan.source
+    arrays = datasets.load(source, "train", plan.stored_side)
+    validation = datasets.load(source, "validation", plan.recipe.image_size) if source.validation_classes else None
+    test = datasets.load(source, "test", plan.recipe.image_size)
+    print(f"train     {splits.describe(arrays, 'are not in any pair')}")
+    for name, split in {"held out": validation, "test": test}.items():
+        if split is not None:
+            print(f"{name:9} {splits.describe(split)}")
+    path = paths.pairs_figure(workdir)
+    path.parent.mkdir(exist_ok=True)
+    _, table = training_rows(plan, arrays)
+    report.draw_pairs(path, *first_pairs(plan.recipe, arrays, table, min(plan.num_pairs, len(table.count))))
+    print(f"pairs     {path}")
+    splits.require_evaluable(test, validation, plan.recall_ks)
+    pairs.require_classes(table, plan.num_pairs)
+
+
+def first_pairs(
+    recipe: Recipe, arrays: Arrays, table: pairs.ClassTable, num_pairs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Augmented pairs (n, 2, side, side, 3) uint8 and labels (n,) of the first step of training."""
+    (batch,) = batches.generate(arrays, table, recipe.key, 0, 1, num_pairs, 1)
+    batch = jax.tree.map(lambda x: x[0, :_PAIRS_DRAWN], batch)
+    augmented = step.augment_batch(recipe, batch, step=0, first=0)
+    return np.rint(np.clip(augmented, 0, 255)).astype(np.uint8), batch.labels

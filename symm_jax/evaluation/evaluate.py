@@ -1,0 +1,159 @@
+"""Evaluates every saved checkpoint that has not been evaluated, and keeps the best. Only reads checkpoints."""
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from symm_jax import errors, files
+from symm_jax.data import splits
+from symm_jax.errors import InputError
+from symm_jax.evaluation.protocol import Protocol, Scorer, create_protocol, create_scorer, measure
+from symm_jax.evaluation.table import table
+from symm_jax.run import best, checkpoints, metric_log, paths
+from symm_jax.run import workdir as workdirs
+
+_POLL_SECONDS = 1.0
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, folders: Sequence[Path], *, watch: bool = False, watch_minutes: float = 0.0
+) -> list[str]:
+    """Measures every checkpoint of the workdirs `folders` that has not been, and prints a table of each workdir.
+
+    Results go to eval/metrics.jsonl and TensorBoard, the best checkpoint to best/. A checkpoint that is deleted
+    while it is read is skipped.
+
+    Args:
+      config: of the runs; only their seeds may differ from it.
+      folders: workdirs.
+      watch: go on until training has ended in every workdir, waiting for checkpoints, also for the first.
+      watch_minutes: but no longer than this; 0 is without limit.
+
+    Returns:
+      What could not be measured, a sentence a checkpoint: damaged, or its embeddings not finite.
+
+    Raises:
+      InputError: no checkpoints, or another config's; something is wrong with the test images or with recall_ks.
+    """
+    protocol = create_protocol(config)
+    deadline = time.monotonic() + 60 * watch_minutes if watch_minutes else float("inf")
+    for workdir in folders:
+        if not watch and not checkpoints.steps(workdir):
+            raise InputError(f"{workdir} holds no checkpoints; train first", argument="workdir")
+        workdirs.check_config(workdir, protocol.config, any_seed=True)
+    scorer = functools.cache(functools.partial(create_scorer, protocol))
+    faults: dict[tuple[Path, int], str] = {}
+    with _evaluation_locks(folders):
+        if waiting := [str(workdir) for workdir in folders if not checkpoints.steps(workdir)]:
+            print(f"waiting   for checkpoints in {', '.join(waiting)}")
+        while True:
+            # Asked before the steps are listed, so that the last one is not missed.
+            ended = all(workdirs.finished(workdir) is not None for workdir in folders)
+            for workdir in folders:
+                with files.lock(paths.reading_lock(workdir)):  # so that training deletes no checkpoint meanwhile
+                    _evaluate_new(protocol, workdir, scorer, faults)
+            if not watch or ended or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+    for workdir in folders:
+        if not checkpoints.steps(workdir):
+            faults[workdir, 0] = f"{workdir}: no checkpoints came within {watch_minutes:g} minutes"
+            continue
+        print(f"\n{workdir}\n\n{table(best.results(workdir), protocol.columns)}")
+    return list(faults.values())
+
+
+def _evaluate_new(
+    protocol: Protocol,
+    workdir: Path,
+    scorer: Callable[[], Scorer],
+    faults: dict[tuple[Path, int], str],
+) -> None:
+    """Measures the checkpoints without results; adds to `faults` what it cannot measure; keeps the best."""
+    workdirs.check_config(workdir, protocol.config, any_seed=True)
+    done = {row["step"] for row in best.results(workdir) if not set(protocol.columns) - row.keys()}
+    todo = [s for s in checkpoints.steps(workdir) if s not in done and (workdir, s) not in faults]
+    embeddings_of_best: dict[int, np.ndarray] = {}
+    if todo:
+        tools = scorer()
+        workdirs.check_data(workdir, splits.fingerprint("test", tools.test))
+        with metric_log.MetricLog(workdir, "eval") as log:
+            for step in todo:
+                with _record_faults(faults, workdir, step):
+                    variables = checkpoints.restore(workdir, step, **tools.shapes)
+                    values, embeddings = measure(protocol, tools, variables, f"evaluate step {step}")
+                    log.write(step, values)
+                    # The others' embeddings are not kept: a step that is not the best so far will not be the best.
+                    if best.select_best(best.results(workdir), protocol.main_metric)[1]["step"] == step:
+                        embeddings_of_best = {step: embeddings}
+    _keep_best(protocol, workdir, scorer, faults, embeddings_of_best)
+
+
+def _keep_best(
+    protocol: Protocol,
+    workdir: Path,
+    scorer: Callable[[], Scorer],
+    faults: dict[tuple[Path, int], str],
+    embeddings: dict[int, np.ndarray],
+) -> None:
+    """Brings best/ up to date with the results, as far as their checkpoints still exist."""
+    try:
+        kept = best.read(workdir)
+    except InputError as error:
+        errors.warn(f"{error}; selected again")
+        kept = None
+    if kept and not paths.embeddings(workdir).exists():
+        kept = None
+    there = {*checkpoints.steps(workdir), *([kept["step"]] if kept else [])}
+    rows = [row for row in best.results(workdir) if row["step"] in there and (workdir, row["step"]) not in faults]
+    decided = best.select_best(rows, protocol.main_metric)
+    if decided is None or (kept and kept["step"] == decided[1]["step"]):
+        return
+    how, row = decided
+    step = row["step"]
+    with _record_faults(faults, workdir, step):
+        found = embeddings.get(step)
+        if found is None:  # measured by an earlier process
+            variables = checkpoints.restore(workdir, step, **scorer().shapes)
+            found = scorer().embed(variables, scorer().test.images, f"embed step {step}")
+        best.keep(workdir, how, row, protocol.main_metric, found)
+
+
+@contextlib.contextmanager
+def _record_faults(faults: dict[tuple[Path, int], str], workdir: Path, step: int) -> Iterator[None]:
+    """Goes on after a checkpoint that is damaged, has diverged (both noted in `faults`) or has been deleted."""
+    path = paths.checkpoint(workdir, step)
+    try:
+        yield
+    except OSError:
+        if path.exists():
+            raise
+        print(f"skipped: {path} was deleted before it could be read")
+    except ValueError as error:
+        named = str(error) if isinstance(error, InputError) else f"checkpoint {path}: {error}"
+        faults[workdir, step] = named
+        print(f"skipped: {named}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _evaluation_locks(folders: Sequence[Path]) -> Iterator[None]:
+    """Waits until no other process evaluates in these workdirs, and keeps others waiting."""
+    with contextlib.ExitStack() as stack:
+        for workdir in sorted(set(folders)):  # in one order everywhere, so that no two wait for each other
+            path = paths.evaluation_lock(workdir)
+            try:
+                stack.enter_context(files.lock(path, busy=f"another process evaluates in {workdir}"))
+            except OSError as error:
+                raise InputError(
+                    f"{workdir} cannot be written ({error.strerror}); make it writable", argument="workdir"
+                ) from error
+            except InputError as error:
+                print(f"{error}; waiting for it to end")
+                stack.enter_context(files.lock(path))
+        yield

@@ -1,0 +1,70 @@
+"""The embedding network: a backbone, which pools an image to features, and a linear layer."""
+
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from symm_jax.errors import InputError, lookup, suggest
+from symm_jax.models.backbones import BACKBONES
+
+
+class Embedder(nn.Module):
+    """A backbone and the embedding layer: Xavier-uniform, bias 0, no activation, as in the original.
+
+    Attributes:
+      backbone: images -> pooled features (n, features).
+      dim: embedding dimension.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    backbone: nn.Module
+    dim: int = 512
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """(n, side, side, 3) -> embeddings (n, dim), not normalised."""
+        layer = nn.Dense(
+            self.dim,
+            kernel_init=nn.initializers.xavier_uniform(),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="embedding",
+        )
+        return layer(self.backbone(images))
+
+
+def create(
+    name: str, *, dim: int = 512, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32, **options: Any
+) -> Embedder:
+    """Creates the Linen module of an embedding network.
+
+    Args:
+      name: a key of BACKBONES.
+      dim: embedding dimension.
+      dtype: dtype of the computation, or its name.
+      param_dtype: dtype of the parameters, or its name.
+      **options: fields of the backbone, e.g. lrn="caffe" for googlenet.
+
+    Raises:
+      InputError: unknown name or option. The message has the nearest known one.
+    """
+    backbone = lookup("model", name, BACKBONES, argument="model").module
+    known = [f for f in inspect.signature(backbone).parameters if f not in ("dtype", "param_dtype", "parent", "name")]
+    for key in options.keys() - set(known):
+        raise InputError(
+            f"{name!r} has no option {key!r}{suggest(key, known)}; options: {', '.join(known) or 'none'}",
+            argument="options",
+        )
+    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
+    return Embedder(backbone(**options, **dtypes, name="backbone"), dim, **dtypes)
+
+
+def init_variables(model: nn.Module, image_size: int, key: jax.Array) -> dict[str, Any]:
+    """Random variables of a model: "params", and "batch_stats" where it has running statistics."""
+    return model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.uint8))

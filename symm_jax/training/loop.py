@@ -1,0 +1,158 @@
+"""The loop around the training step: it keeps the devices supplied, logs, saves, and ends as it is told to."""
+
+import collections
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import tqdm
+
+from symm_jax import distributed
+from symm_jax.run import checkpoints, metric_log
+from symm_jax.training.recipe import Plan
+
+
+class Dispatch(NamedTuple):
+    """Work for the devices: `run(state) -> (state, metrics)` brings the state to step `end`."""
+
+    end: int
+    run: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
+
+
+class _Sent(NamedTuple):
+    """What was dispatched and may not be done yet. `state` is a copy to save, or None."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    state: Any
+    stop: bool | jax.Array
+
+
+def run(
+    plan: Plan,
+    state: Any,
+    first_step: int,
+    work: Iterable[Dispatch],
+    ahead: int,
+    writer: checkpoints.Writer,
+    log: metric_log.MetricLog | None,
+) -> None:
+    """Trains to plan.num_steps.
+
+    Nothing is read back from the devices before `ahead` more pieces of work have been given to them, so they do not
+    wait for logging or saving.
+
+    Args:
+      plan: of the run.
+      state: to start from, a copy a device; it is used up.
+      first_step: the step of `state`.
+      work: what to do.
+      ahead: pieces dispatched before the results of one are waited for.
+      writer: of checkpoints.
+      log: of metrics; None in a process that does not write.
+
+    Raises:
+      FloatingPointError: the loss or a gradient is no longer finite; the last checkpoint is from before.
+      SystemExit: SIGTERM (143) or Ctrl-C (130) came, to any process; the state has been saved.
+    """
+    sent: collections.deque[_Sent] = collections.deque()
+    last_log, last_time, step, saved, stopped = first_step, time.monotonic(), first_step, first_step, False
+    bar = tqdm.tqdm(
+        total=plan.num_steps,
+        initial=first_step,
+        unit="step",
+        desc="train",
+        dynamic_ncols=True,
+        disable=not distributed.is_main(),
+    )
+
+    def settle(point: _Sent) -> bool:
+        """Waits for a piece of work, logs and saves; returns whether a process has been told to stop."""
+        nonlocal last_log, last_time, saved
+        jax.block_until_ready(point.metrics)
+        bar.update(point.step - bar.n)
+        is_logged = point.step % plan.log_every == 0 or point.step == plan.num_steps
+        logging = is_logged and point.step > last_log
+        if logging or point.state is not None:
+            values = {name: float(x) for name, x in jax.device_get(unreplicate(point.metrics)).items()}
+            _require_finite(values, point.step, plan.seed)
+            now = time.monotonic()
+            rate = (point.step - last_log) * plan.batch_size / (now - last_time)
+            last_log, last_time = point.step, now
+            if logging and log:
+                log.write(point.step, values | {"images_per_second": rate})
+            bar.set_postfix(
+                loss=f"{values['loss']:.3f}", rate=f"{values['learning_rate']:.1e}", images_per_s=f"{rate:.0f}"
+            )
+        if point.state is not None:
+            _, params, opt_state, batch_stats = jax.device_get(point.state)
+            writer.save(point.step, params, opt_state, batch_stats)
+            saved = point.step
+        return bool(point.stop)
+
+    with bar, _stop_signals() as signals:
+        for piece in work:
+            state, metrics = piece.run(state)
+            step = piece.end
+            saving = step % plan.checkpoint_every == 0 or step == plan.num_steps
+            copy = unreplicate(state) if saving else None  # for the next piece takes the state's memory
+            sent.append(_Sent(step, metrics, copy, distributed.any_process(bool(signals))))
+            if len(sent) > ahead:
+                stopped = settle(sent.popleft())
+            # Processes stop together, at what has come back; one alone need not wait for that.
+            stopped |= bool(signals) and jax.process_count() == 1
+            if stopped:
+                break
+        while sent:
+            stopped |= settle(sent.popleft())
+        if stopped:
+            if saved < step:
+                settle(_Sent(step, metrics, unreplicate(state), True))
+            number = signals[0] if signals else signal.SIGTERM  # another process's
+            if distributed.is_main():
+                bar.write(f"stopped by {number.name} at step {step}; the same command goes on from there")
+            sys.exit(128 + number)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first local device's copy."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data.squeeze(0), tree)
+
+
+def _require_finite(values: dict[str, float], step: int, seed: int) -> None:
+    bad = [f"{name} = {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+    if bad:
+        raise FloatingPointError(
+            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}; nothing was saved since the last "
+            "checkpoint. Try a lower --config.optimizer.learning_rate"
+        )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Yields a list that SIGTERM or Ctrl-C adds itself to; a second one acts at once."""
+    received: list[signal.Signals] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def receive(number, _):
+        received.append(signal.Signals(number))
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,120 @@
+"""One training step as a pure function, mapped over the devices with pmap in one place."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from symm_jax import models, optim
+from symm_jax.data import pairs
+from symm_jax.devices import AXIS
+from symm_jax.run import checkpoints
+from symm_jax.training import batches
+from symm_jax.training.batches import Batch
+from symm_jax.training.recipe import Recipe
+
+_AUGMENT_STREAM, _INIT_STREAM = 1, 2  # independent uses of the run's key; `batches.pair_key` is stream 0
+
+
+class State(NamedTuple):
+    """What a step changes: the number of updates made so far, the parameters, the optimiser's state, the statistics."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    batch_stats: Any  # running statistics of batch norms that are trained; {} for a model without
+
+
+def create_state(recipe: Recipe, *, backbone: Any = None, restore_from: Path | None = None) -> State:
+    """The state to start from: the newest checkpoint in the workdir `restore_from`, else random weights.
+
+    `backbone`, if given, are variables of the backbone, as `models.load_pretrained` reads them, to start with.
+    """
+    init = functools.partial(models.init_variables, recipe.model, recipe.image_size)
+    key = jax.random.fold_in(recipe.key, _INIT_STREAM)
+    if restore_from is not None:
+        step = checkpoints.steps(restore_from)[-1]
+        shapes = jax.eval_shape(init, key)
+        opt_state = jax.eval_shape(recipe.optimizer.init, shapes["params"])
+        items = checkpoints.restore(restore_from, step, opt_state=opt_state, **shapes)
+        return State(jnp.asarray(step, jnp.int32), **({"batch_stats": {}} | items))
+    variables = jax.jit(init)(key)
+    for kind, values in (backbone or {}).items():
+        like = variables[kind]["backbone"]
+        variables[kind]["backbone"] = jax.tree.map(lambda w, like: jnp.asarray(w, like.dtype), values, like)
+    params = variables["params"]
+    return State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), variables.get("batch_stats", {}))
+
+
+def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: jax.Array | int) -> jax.Array:
+    """The augmented images (n, 2, side, side, 3) float32 of a batch whose first image is the `first` of all devices'.
+
+    Augmentation is keyed by step and place in the global batch: it does not depend on the number of devices.
+    """
+    n = len(batch.labels)
+    step_key = jax.random.fold_in(jax.random.fold_in(recipe.key, _AUGMENT_STREAM), step)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, step_key))(first + jnp.arange(2 * n))
+    images = batch.images.reshape(2 * n, *batch.images.shape[2:])
+    images = recipe.augment(keys, images, batch.short_side_ratio.reshape(2 * n, 2))
+    return images.reshape(n, 2, *images.shape[1:])
+
+
+def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[str, jax.Array]]:
+    """One update on this device's share of the batch; runs under a mapped axis AXIS.
+
+    Every device ends with the same state.
+    """
+    n = len(batch.labels)
+    images = augment_batch(recipe, batch, state.step, 2 * n * jax.lax.axis_index(AXIS))
+    images = images.reshape(2 * n, *images.shape[2:])
+
+    def objective(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        embeddings, changed = recipe.model.apply(variables, images, mutable=["batch_stats"])
+        embeddings = embeddings.reshape(n, 2, -1)
+        loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
+        metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
+        penalty = recipe.weight_penalty * optim.weight_penalty(params)
+        metrics = {"loss": loss, "weight_penalty": penalty} | metrics
+        return loss + penalty, (metrics, changed.get("batch_stats", {}))
+
+    # The loss is the mean over this device's rows against all devices' columns; all_gather's transpose returns
+    # the columns' gradients to their devices, so the mean over AXIS is the whole batch's gradient.
+    (_, (metrics, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
+    metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
+    # In float64 Flax hands back wider statistics than it was given.
+    batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)
+    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, batch_stats), metrics
+
+
+def train_steps(
+    state: State, resident: batches.Resident, count: jax.Array, recipe: Recipe, num_pairs: int
+) -> tuple[State, dict[str, jax.Array]]:
+    """`count` updates with the batches that `batches.generate` makes of the same images; metrics of the last one."""
+    share = num_pairs // jax.lax.axis_size(AXIS)
+
+    def step(state):
+        index = pairs.sample(batches.pair_key(recipe.key), state.step, resident.table, num_pairs)
+        index = jax.lax.dynamic_slice_in_dim(index, share * jax.lax.axis_index(AXIS), share)
+        batch = Batch(resident.images[index], resident.short_side_ratio[index], resident.labels[index[:, 0]])
+        return train_step(state, batch, recipe)
+
+    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state)[1])
+    return jax.lax.fori_loop(0, count, lambda _, carry: step(carry[0]), (state, metrics))
+
+
+def pmap_train_step(recipe: Recipe) -> Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]:
+    """`train_step` over the local devices: a replicated state and a batch with a leading axis of devices."""
+    return jax.pmap(lambda state, batch: train_step(state, batch, recipe), axis_name=AXIS, donate_argnums=0)
+
+
+def pmap_train_steps(recipe: Recipe, num_pairs: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """`train_steps` over the devices: (replicated state, resident images a device, count)."""
+    steps = functools.partial(train_steps, recipe=recipe, num_pairs=num_pairs)
+    return jax.pmap(steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)

@@ -1,0 +1,231 @@
+"""launch.py as a user runs it: the main job, its modes, and the mistakes of a tired person."""
+
+import ast
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symm_jax import errors
+from symm_jax.app import checks, compare
+from symm_jax.run import metric_log, paths
+
+CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
+COMPARISONS = sorted(p.stem for p in Path("configs/compare").glob("*.py"))
+
+
+def launch(*arguments, timeout=300):
+    return subprocess.run(
+        [sys.executable, "launch.py", *arguments],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def car_flags(cars, tmp_path):
+    sizes = {"data.image_size": 35, "batch_size": 4, "num_steps": 2, "checkpoint_every": 1, "log_every": 2}
+    sizes["eval_batch_size"] = 4
+    return [
+        "--config=configs/car_symm_npair.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.dir={cars}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        "--config.model.pretrained=",
+        *(f"--config.{field}={value}" for field, value in sizes.items()),
+    ]
+
+
+def test_the_main_job_and_its_modes(cars, tmp_path):
+    flags = car_flags(cars, tmp_path)
+    prepared = launch(*flags, "--mode=prepare")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "15 images of 5 classes" in prepared.stdout
+    whole = launch(*flags)
+    assert whole.returncode == 0, whole.stderr
+    assert "devices   2 x cpu" in whole.stdout
+    table = re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", whole.stdout, re.M)
+    assert [step for step, _ in table] == ["1", "2"]
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        *(
+            "config.json",
+            "data.json",
+            "checkpoints",
+            "finished",
+            "train",
+            "eval",
+            "best",
+            "tensorboard",
+            "report.html",
+            "figures",
+        ),
+        ".lock",
+    }
+    lines = metric_log.read(paths.metrics(tmp_path / "run", "eval"))
+    assert [line["step"] for line in lines] == [1, 2]
+    assert set(lines[0]) == {
+        "step",
+        "recall@1",
+        "recall@2",
+        "recall@4",
+        "recall@8",
+        "map@r",
+        "r_precision",
+        "nmi",
+        "f1",
+    }
+    (line,) = metric_log.read(paths.metrics(tmp_path / "run", "train"))
+    assert 0 <= line["npair/synthetic_share"] <= 1
+    assert sum(x for name, x in line.items() if name.startswith("npair/winner")) == pytest.approx(1, abs=1e-5)
+    again = launch(*flags, "--mode=eval")
+    assert again.returncode == 0, again.stderr
+    assert re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", again.stdout, re.M) == table
+    (tmp_path / "run/report.html").unlink()
+    drawn = launch(*flags, "--mode=report")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "images of 3 classes" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing"),
+        (["--config=configs/absent.py"], "absent.py: there is no such file"),
+        (["--config", "configs/absent.py"], "absent.py: there is no such file"),
+        (["--config=configs/glyphs_npair.py", "--config.model.name=conv"], "did you mean 'convnet'"),
+        (["--config=configs/glyphs_npair.py", "--config.losses=({'name':'n_pair'},)"], "did you mean 'npair'"),
+        (
+            ["--config=configs/glyphs_npair.py", "--config.model.pretrained=x.mat"],
+            "no pretrained weights for 'convnet'",
+        ),
+        (
+            ["--config=configs/car_npair.py", "--config.batchsize=4"],
+            "no field 'batchsize' (Did you mean \"batch_size\"",
+        ),
+        (["--config=configs/car_npair.py", "--batch_size=4"], "changed with --config.FIELD=VALUE"),
+        (["configs/car_npair.py"], "did you mean --config=configs/car_npair.py?"),
+        (["--config=configs/car_npair.py", "config.batch_size=4"], "did you mean --config.batch_size=4?"),
+        (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),
+        (["--config=configs/car_npair.py", "--mode=evaluate"], "did you mean 'eval'"),
+        (["--config=configs/car_npair.py", "--config.num_steps=many"], "num_steps"),
+        (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be a whole number above 0"),
+        (
+            ["--config=configs/car_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
+            "--mode=prepare",
+        ),
+        (
+            ["--config=configs/cub_npair.py", "--mode=prepare", "--config.data.mirrors=('x',)"],
+            "config.data.mirrors: 'x'",
+        ),
+        (["--config=configs/car_npair.py", "--config.data.dir=/tmp", "--workdir=/tmp/a"], "lies in config.data.dir"),
+        (["--config=configs/glyphs_npair.py", "--config.data.name=cars"], "did you mean 'cars196'"),
+        (["--config=configs/car_npair.py", "--mode=eval", "--workdir=/tmp/absent-run"], "holds no checkpoints"),
+        (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "run --mode=eval first"),
+        (["--config=configs/glyphs_npair.py", "--workdir=a", "--workdir=b"], "--mode=train_and_eval takes one"),
+        (["--config=configs/glyphs_npair.py", "--watch"], "--watch goes with --mode=eval"),
+        (["--config=configs/glyphs_npair.py", "--mode=eval", "--coordinator=auto"], "only training runs in several"),
+        (["--config=configs/glyphs_npair.py", "--coordinator=host"], "--coordinator=host: must be HOST:PORT"),
+        (["--config=configs/glyphs_npair.py", "--coordinator=h:1", "--num_processes=2"], "needs --num_processes and"),
+        (["--config=configs/glyphs_npair.py", "--process_id=1"], "go with --coordinator=HOST:PORT"),
+        (["--config=configs/glyphs_npair.py", "--coordinator=auto"], "no job of SLURM, Open MPI or Kubernetes found"),
+        (["--config=configs/glyphs_npair.py", "--mode=compare"], "takes a config of configs/compare/"),
+        (["--config=configs/compare/glyphs.py"], "takes a config of configs/compare/"),
+        (["--config=configs/compare/glyphs.py", "--mode=compare", "--config.baseline=pair"], "did you mean 'npair'"),
+    ],
+)
+def test_mistakes_are_answered_without_a_traceback(arguments, message):
+    result = launch(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_loads_and_is_valid(name):
+    checks.validate(load(name), num_devices=2)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_comparison_can_be_planned(name, tmp_path):
+    comparison = load(f"compare.{name}")
+    runs = compare.plan(comparison, tmp_path)
+    counts = map(len, (comparison.methods, comparison.seeds, comparison.validation_classes))
+    assert len(runs) == math.prod(counts)
+    assert runs[0].method in str(comparison.baseline)
+
+
+def load(name):
+    return __import__(f"configs.{name}", fromlist=["get_config"]).get_config()
+
+
+def test_every_field_is_read_somewhere():
+    code = "\n".join(p.read_text() for p in Path("symm_jax").rglob("*.py"))
+    expanded = {"augment": "**config.augment", "options": "**m.options"}
+    for group, fields in load("default").to_dict().items():
+        for field in fields if isinstance(fields, dict) else {group: None}:
+            assert re.search(rf"\.{field}\b", code) or expanded.get(group, "no") in code, field
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 5, "even"),
+        ("batch_size", 2, "at least 4"),
+        ("batch_size", 12, "4 devices cannot share"),
+        ("batch_size", -8, "above 0"),
+        ("checkpoint_every", 0, "above 0"),
+        ("data.image_size", -1, "above 0"),
+        ("model.dim", 0, "above 0"),
+        ("data.on_device", "sometimes", "one of auto, always, never"),
+        ("model.dtype", "float23", "one of float32"),
+        ("optimizer.learning_rate", 0.0, "above 0"),
+        ("optimizer.learning_rate", float("nan"), "above 0"),
+        ("optimizer.b1", 1.0, "between 0 and 1"),
+        ("augment.max_margin", 0.5, "below 0.5"),
+        ("augment.enlarge", 0.9, "1 or more"),
+        ("recall_ks", (0,), "above 0"),
+    ],
+)
+def test_values_that_cannot_be_trained_with_are_named(field, value, message):
+    config = load("default")
+    with config.unlocked():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(errors.InputError, match=message) as error:
+        checks.validate(config, num_devices=4)
+    assert f"config.{field}" in str(error.value)
+
+
+def test_launch_is_short():
+    assert len(Path("launch.py").read_text().splitlines()) < 80
+
+
+def test_public_functions_are_documented_as_they_are():
+    """Every name under "Args:" is an argument, and every argument of such a function is named there."""
+    for path in Path("symm_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
+            if "Args:" not in text:
+                continue
+            section = re.split(r"\n\n?(?=\w+:\n)", text.split("Args:\n")[1])[0]
+            documented = re.findall(r"^  \*{0,2}(\w+):", section, re.M)
+            spec = node.args
+            actual = [a.arg for a in (*spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg)))]
+            assert documented == actual, f"{path}:{node.name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/models.md"])
+def test_documented_code_runs(page):
+    (code,) = re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.S)
+    names = {}
+    exec(code, names)
+    if page == "README.md":
+        assert names["history"][-1] < 0.9 * names["history"][0]
+    else:
+        assert float(names["loss"]) > 0

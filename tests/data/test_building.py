@@ -1,0 +1,116 @@
+"""From sources to records to arrays: by workers or alone, and what is left when it is cut short."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import photographs
+import pytest
+
+from symm_jax import errors
+from symm_jax.data import arrays, datasets
+from symm_jax.data.cars196 import Cars196
+from symm_jax.data.inshop import Inshop
+from symm_jax.data.records import Records
+
+
+def test_builders_work_as_tfds_has_it(cars, tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = Cars196(data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=cars)
+    builder.download_and_prepare(download_config=config, file_format="array_record")
+    assert builder.info.splits["train"].num_examples == 15
+    (example,) = [e for e in builder.as_data_source("test") if e["filename"] == b"car_ims/000016.jpg"]
+    assert example["image"].shape == (48, 64, 3) and example["label"] == 98
+
+
+@pytest.mark.parametrize(("kind", "make"), [(Cars196, photographs.cars_original), (Inshop, photographs.inshop)])
+def test_records_are_what_tfds_reads(kind, make, tmp_path):
+    import tensorflow_datasets as tfds
+
+    make(tmp_path / "source")
+    builder = kind(data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=tmp_path / "source")
+    builder.download_and_prepare(download_config=config, file_format="array_record")
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    for split, expected in builder.as_data_source(decoders=decoders).items():
+        found = pickle.loads(pickle.dumps(Records(builder, split)))
+        assert len(found) == len(expected) > 0
+        for mine, theirs in zip(found, expected, strict=True):
+            assert {**mine, "box": list(mine.get("box", []))} == {**theirs, "box": list(theirs.get("box", []))}
+        rows = np.array([2, 0])
+        assert [e["filename"] for e in Records(builder, split, rows)] == [expected[i]["filename"] for i in (2, 0)]
+
+
+def test_nothing_else_in_the_folder_counts(cars, data_source, tmp_path):
+    config = data_source("cars196", cars, cache_dir=str(cars / "cache"))
+    first = datasets.load(config, "train", 16)
+    assert datasets.load(config, "train", 16).images.filename == first.images.filename
+
+
+def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, data_source, tmp_path):
+    photographs.pack(cars, "all.zip")
+    content = bytearray((cars / "all.zip").read_bytes())
+    content[content.index(b"car_ims/000002.jpg") + 500] ^= 1
+    (cars / "all.zip").write_bytes(content)
+    with pytest.raises(errors.InputError, match="all.zip is no whole archive of its kind .*000002.jpg"):
+        datasets.load(data_source("cars196", cars), "train", 16)
+    assert not list((tmp_path / "cache").rglob("*.array_record*"))
+
+
+def test_too_little_disk_is_named_before_anything_is_written(cars, data_source, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
+    with pytest.raises(errors.InputError, match=r"cache_dir: .* needs .* MB for records and has 0 MB free"):
+        datasets.load(data_source("cars196", cars), "train", 16)
+    assert not list((tmp_path / "cache").rglob("*.array_record*"))
+
+
+def test_many_images_are_decoded_by_workers_as_by_one(cars, data_source, monkeypatch):
+    config = data_source("cars196", cars)
+    alone = datasets.load(config, "train", 16)
+    monkeypatch.setattr(arrays, "_ALONE", 1)
+    monkeypatch.setattr(arrays, "_VERSION", "of-workers")
+    monkeypatch.setattr(arrays, "_CHUNK", 2)
+    together = datasets.load(config, "train", 16)
+    assert together.images.filename != alone.images.filename
+    for ours, theirs in zip(together[:3], alone[:3], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    path = cars / "car_ims/000002.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
+        datasets.load(config, "train", 16)
+
+
+def test_what_a_killed_process_left_is_removed(cars, data_source, tmp_path):
+    config = data_source("cars196", cars)
+    code = (
+        "import os, sys; from configs import default; from symm_jax.data import builder, datasets; "
+        "c = default.get_config().data; c.dir, c.cache_dir = sys.argv[1:]; "
+        "builder.Tree.in_reading_order = lambda *_: os._exit(9); datasets.load(c, 'train', 16)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, config.dir, config.cache_dir], timeout=60, check=False)
+    assert killed.returncode == 9 and list((tmp_path / "cache").rglob("incomplete.*"))
+    assert len(datasets.load(config, "train", 16).labels) == 15
+    assert not list((tmp_path / "cache").rglob("incomplete.*"))
+
+
+def test_a_cache_that_cannot_be_made_is_named(cars, data_source, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be made"):
+        datasets.load(data_source("cars196", cars, cache_dir=str(tmp_path / "file")), "train", 16)
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path):
+    code = (
+        "import io, os, PIL.Image; from pathlib import Path; from symm_jax.data import arrays\n"
+        "file = io.BytesIO(); PIL.Image.new('RGB', (8, 8)).save(file, 'png')\n"
+        "source = [{'image': file.getvalue(), 'label': 0, 'filename': 'x'}] * 400\n"
+        "arrays._CHUNK = 1; arrays.tqdm.tqdm.update = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"arrays.load(source, Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.communicate(timeout=20)  # ends when the last worker has closed its output
+    assert process.returncode == -9

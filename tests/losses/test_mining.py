@@ -1,0 +1,120 @@
+"""The hardest pair of points against points built and compared one by one."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symm_jax import synthesis
+from symm_jax.losses import candidates, mining
+from symm_jax.losses.candidates import Rule
+
+RULES = {
+    "unordered": Rule(candidates.choose("unordered", 4)),
+    "ordered with a mix": Rule(candidates.choose("ordered", 4), mix=(3.0, 2.0)),
+    "product with a mix": Rule(candidates.choose("product", 4), mix=(1.0, -0.5)),
+    "distance": Rule(candidates.choose("product", 4), distance=True),
+    "distance, few": Rule(((0, 1), (3, 2), (2, 2)), distance=True),
+    "one": Rule(((2, 3),)),
+}
+
+
+MIRRORED = functools.partial(synthesis.symmetric, ratio=1.7)
+
+
+def built(rows, columns, rule):
+    """The largest value over built points, (n, N), and the winning candidate's number."""
+    rows, columns = (synthesis.points(MIRRORED(*pair), *pair) for pair in (rows, columns))
+    x, y = rule.mix
+    values = []
+    for k, l in rule.candidates:
+        if rule.distance:
+            values.append(-0.5 * jnp.sum((rows[:, None, k] - columns[None, :, l]) ** 2, axis=-1))
+        else:
+            values.append((x * rows[:, k] + y * rows[:, l]) @ columns[:, l].T)
+    values = jnp.stack(values)
+    return jnp.max(values, axis=0), jnp.argmax(values, axis=0)
+
+
+def mined(rows, columns, rule):
+    return mining.hardest(*(mining.create_points(*pair, MIRRORED) for pair in (rows, columns)), rule)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_hardest_and_its_gradient_are_those_of_built_points(rule, n):
+    rng = np.random.default_rng(n)
+    rows, columns = rng.normal(size=(2, n, 5)).astype(np.float32), rng.normal(size=(2, 4, 5)).astype(np.float32)
+    weight = rng.normal(size=(n, 4)).astype(np.float32)
+    value, winner = jax.jit(mined, static_argnums=2)(rows, columns, rule)
+    expected, number = built(rows, columns, rule)
+    np.testing.assert_allclose(value, expected, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(winner, np.array([16 * k + l for k, l in rule.candidates])[number])
+
+    def gradient(function):
+        return jax.jit(jax.grad(lambda r, c: jnp.sum(weight * function(r, c, rule)[0]), argnums=(0, 1)))
+
+    for ours, theirs in zip(gradient(mined)(rows, columns), gradient(built)(rows, columns), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
+
+
+def test_every_use_of_an_entry_sees_one_winner():
+    # Of a class with itself mirror images tie with the originals, up to rounding: a.p = a.mirror(p) = mirror(a).p.
+    # Each of them has the gradient of a.p, but half of one and half of another has not.
+    rng = np.random.default_rng(0)
+    anchor = rng.normal(size=(64, 512)).astype(np.float32) / 20
+    positive = anchor + rng.normal(size=(64, 512)).astype(np.float32) / 20
+    rule = RULES["unordered"]
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(anchor, positive):
+        points = mining.create_points(anchor, positive, synthesis.symmetric)
+        return jnp.trace(mining.hardest(points, points, rule)[0])
+
+    gradients = gradient(anchor, positive)
+    np.testing.assert_allclose(gradients[0], positive, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], anchor, atol=1e-5)
+
+
+def test_hardest_within_a_class_is_the_diagonal():
+    anchor, positive = np.random.default_rng(1).normal(size=(2, 6, 5)).astype(np.float32)
+    pair, rule = (anchor, positive), RULES["unordered"]
+    within = mining.hardest_within(mining.create_points(*pair, MIRRORED), rule.candidates)
+    np.testing.assert_allclose(within, np.diag(built(pair, pair, rule)[0]), rtol=1e-4)
+
+
+def test_winners_are_counted():
+    winners = np.array([[1, 18, 35], [1, 1, 19]], np.uint8)
+    where = np.array([[True, True, False], [True, True, True]])
+    counts = candidates.count_winners(winners, where, 4)
+    expected = np.zeros((4, 4), int)
+    expected[0, 1], expected[1, 2], expected[1, 3] = 3, 1, 1
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_candidates_are_those_of_their_names():
+    points = range(3)
+    assert set(candidates.choose("unordered", 3)) == set(itertools.combinations(points, 2))
+    assert set(candidates.choose("ordered", 3)) == set(itertools.permutations(points, 2))
+    assert set(candidates.choose("product", 3)) == set(itertools.product(points, points))
+    with pytest.raises(ValueError, match="unordered, ordered, product; got 'all'"):
+        candidates.choose("all", 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, p: a,
+        lambda a, p: jnp.ones((3, 4, 2)),
+        lambda a, p: jnp.ones((5, 1, 2)),
+        lambda a, p: jnp.ones((5, 9, 2)),
+        lambda a, p: None,
+    ],
+)
+def test_a_synthesis_that_returns_something_else_is_refused(function):
+    with pytest.raises(ValueError, match=r"synthesis must return coefficients.*\(5, points, 2\)"):
+        mining.create_points(jnp.ones((5, 3)), jnp.ones((5, 3)), function)

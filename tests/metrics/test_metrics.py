@@ -1,0 +1,173 @@
+"""Metrics against recorded values and a slow float64 loop, with ties, lone classes, In-Shop's sets and bad input."""
+
+import hypothesis
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from symm_jax import metrics
+from symm_jax.metrics import ranking
+
+RECORDED = np.load("tests/data/evaluation.npz")
+CASES = ("balanced", "many_classes", "imbalanced")
+
+
+def slow_ranks(queries, query_labels, gallery=None, gallery_labels=None):
+    """Ranks by sorting every query's whole list; an image of another class goes before the positives it ties with."""
+    alone = gallery is None
+    gallery, gallery_labels = (queries, query_labels) if alone else (gallery, gallery_labels)
+    unit = [
+        x / np.maximum(np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True), 1e-30) for x in (queries, gallery)
+    ]
+    found = []
+    for i, similarity in enumerate(unit[0] @ unit[1].T):
+        others = [j for j in range(len(gallery)) if not (alone and i == j)]
+        right = [gallery_labels[j] == query_labels[i] for j in others]
+        keys = [(ranking.TIE * is_right - similarity[j], is_right) for j, is_right in zip(others, right, strict=True)]
+        hits = np.array([is_right for _, is_right in sorted(keys)], bool)
+        total = hits.sum()
+        if not total:
+            found.append((0, -1, np.nan, np.nan))
+            continue
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        found.append((total, np.argmax(hits), hits[:total].mean(), (precision * hits)[:total].mean()))
+    return [np.array(column) for column in zip(*found, strict=True)]
+
+
+def assert_ranks(actual, expected):
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_retrieval_equals_the_recorded(case):
+    ks = (1, 2, 4, 8, 10, 100)
+    ours = metrics.retrieval(RECORDED[f"{case}/embeddings"], RECORDED[f"{case}/labels"], ks)
+    assert ours == {name: pytest.approx(float(RECORDED[f"{case}/{name}"]), abs=1e-9) for name in ours}
+    assert list(ours) == [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clustering_metrics_equal_the_recorded_and_scikit_learns(case):
+    labels, assignments = RECORDED[f"{case}/labels"], RECORDED[f"{case}/assignments"]
+    nmi = metrics.normalized_mutual_information(labels, assignments)
+    assert nmi == pytest.approx(float(RECORDED[f"{case}/nmi"]), abs=1e-9)
+    assert nmi == pytest.approx(sklearn.metrics.normalized_mutual_info_score(labels, assignments), abs=1e-9)
+    assert metrics.pairwise_f1(labels, assignments) == pytest.approx(float(RECORDED[f"{case}/f1"]), abs=1e-9)
+
+
+# Few distinct points, so that ties are the rule; lone classes, and one class with most images.
+POINTS = hnp.arrays(np.float32, (23, 3), elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0]))
+LABELS = st.lists(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 70]), min_size=23, max_size=23).map(np.array)
+
+
+@hypothesis.given(POINTS, LABELS, st.sampled_from([4, 7, 64]))
+@hypothesis.settings(max_examples=10, deadline=None)
+def test_ranks_equal_a_slow_sort(points, labels, block_size):
+    assert_ranks(ranking.rank(points, labels, block_size=block_size), slow_ranks(points, labels))
+    gallery = points[11:], labels[11:]
+    ours = ranking.rank(points[:11], labels[:11], *gallery, block_size=block_size)
+    assert_ranks(ours, slow_ranks(points[:11], labels[:11], *gallery))
+
+
+def test_many_positives_are_counted_in_several_passes(monkeypatch):
+    rng = np.random.default_rng(0)
+    points, labels = rng.normal(size=(300, 4)).astype(np.float32), rng.integers(0, 3, 300)
+    monkeypatch.setattr(ranking, "_MAX_COUNTS", 300 * 40)
+    ours = ranking.rank(points, labels, block_size=128)
+    assert_ranks(ours, slow_ranks(points, labels))
+    nearest = ranking.rank(points, labels, nearest_only=True)
+    np.testing.assert_array_equal(nearest.negatives_ahead, ours.negatives_ahead)
+    assert np.isnan(nearest.average_precision).all()
+
+
+def test_queries_and_gallery_apart():
+    rng = np.random.default_rng(1)
+    queries, gallery = rng.normal(size=(40, 6)), rng.normal(size=(70, 6))
+    query_labels, gallery_labels = rng.integers(0, 9, 40), rng.integers(2, 30, 70)  # some queries have nothing to find
+    apart = {"gallery": gallery, "gallery_labels": gallery_labels}
+    positives, first, precision, average = slow_ranks(queries, query_labels, gallery, gallery_labels)
+    assert 0 < (positives == 0).sum() < 40
+    recall = metrics.recall_at_k(queries, query_labels, (1, 10, 70), **apart)
+    assert recall == {k: pytest.approx(np.mean(first[positives > 0] < k)) for k in (1, 10, 70)}
+    assert metrics.map_at_r(queries, query_labels, **apart) == pytest.approx(np.nanmean(average))
+    assert metrics.r_precision(queries, query_labels, **apart) == pytest.approx(np.nanmean(precision))
+
+
+@pytest.mark.parametrize("dim", [3, 64, 512, 2048])
+def test_a_collapsed_network_scores_nothing(dim):
+    rng = np.random.default_rng(dim)
+    labels = rng.integers(0, 200, 2100)
+    ranks = ranking.rank(np.tile(rng.normal(size=dim), (2100, 1)), labels)
+    np.testing.assert_array_equal(ranks.negatives_ahead, np.where(ranks.positives, 2099 - ranks.positives, -1))
+    assert np.nanmax(ranks.average_precision) == 0
+
+
+def test_metrics_of_a_collapsed_network():
+    collapsed, labels = np.ones((6, 3)), np.repeat([0, 1], 3)
+    assert metrics.recall_at_k(collapsed, labels, (1, 2, 3, 4)) == {1: 0, 2: 0, 3: 0, 4: 1}
+    assert metrics.map_at_r(collapsed, labels) == 0
+    assert metrics.clustering(collapsed, labels) == {"nmi": 0, "f1": pytest.approx(12 / 21)}
+
+
+def test_clustering_finds_separate_classes():
+    labels = np.repeat(np.arange(5), 8)
+    points = np.eye(5)[labels] + 0.01 * np.random.default_rng(0).normal(size=(40, 5))
+    assert metrics.clustering(points, labels) == {"nmi": pytest.approx(1), "f1": 1}
+
+
+def test_equal_partitions_without_pairs_or_entropy_score_one():
+    assert metrics.pairwise_f1([0, 1, 2], [2, 0, 1]) == 1
+    assert metrics.normalized_mutual_information([3, 3, 3], [0, 0, 0]) == 1
+    assert metrics.normalized_mutual_information([3, 3, 3], [0, 1, 0]) == 0
+
+
+def test_neighbours_equal_a_slow_sort():
+    points = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    images, cosines = ranking.neighbours(points, np.array([7, 0, 29]), 5, block_size=2)
+    for row, found, cosine in zip((7, 0, 29), images, cosines, strict=True):
+        expected = [j for j in np.argsort(-unit @ unit[row]) if j != row][:5]
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(cosine, unit[expected] @ unit[row], atol=1e-6)
+    assert ranking.neighbours(points, np.arange(30), 99)[0].shape == (30, 29)
+
+
+def test_neighbours_come_from_those_that_may_be():
+    points = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    among = np.arange(30) % 3 > 0
+    images, _ = ranking.neighbours(points, np.array([6, 7]), 99, among=among)
+    assert images.shape == (2, 19)  # 7 is one of the 20, and not its own neighbour
+    for row, found in zip((6, 7), images, strict=True):
+        expected = [j for j in np.argsort(-unit @ unit[row]) if j != row and among[j]][:19]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "options", "message"),
+    [
+        (np.ones((3, 2)), np.array([0, 0, 1]), {"ks": 1}, r"ks must be a sequence .* got 1"),
+        (np.ones((3, 2)), np.zeros(4, int), {}, r"embeddings must be .* \(3, 2\) and \(4,\)"),
+        (np.array([[1, 2], [np.nan, 1], [np.inf, 0]]), np.arange(3), {}, "2 of 3 embeddings hold NaN .* number 1"),
+        (np.ones((3, 2)), np.arange(3), {}, "no query"),
+        (np.ones((3, 2)), np.zeros(3, int), {}, "fewer than two classes"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (0,)}, "k = 0: .* 2 images"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (1.5,)}, "k = 1.5: .* whole number"),
+        (np.ones((3, 2)), np.arange(3), {"gallery_labels": [0]}, "without a gallery"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (1, 3)}, "k = 3: .* from 1 to 2"),
+        (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 2)), "gallery_labels": [0]}, "gallery must be"),
+        (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 4)), "gallery_labels": [0, 1]}, "2 dimensions"),
+    ],
+)
+def test_bad_input_is_named(embeddings, labels, options, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.recall_at_k(embeddings, labels, **{"ks": (1,)} | options)
+
+
+@pytest.mark.parametrize("metric", [metrics.normalized_mutual_information, metrics.pairwise_f1])
+def test_partitions_of_different_sets_are_refused(metric):
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        metric([0, 1, 1], [0, 1])

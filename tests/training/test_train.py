@@ -1,0 +1,184 @@
+"""Training: bit for bit the same after a resume, the same from images on the device, and safe when it ends early."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import photographs
+import pytest
+
+from symm_jax import errors, files, report, synthesis
+from symm_jax.evaluation.evaluate import evaluate
+from symm_jax.run import checkpoints, config_json, metric_log, paths
+from symm_jax.run import workdir as workdirs
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state
+from symm_jax.training.train import train
+
+
+def digest(workdir, step, config):
+    recipe = create_recipe(config)
+    state = create_state(recipe, restore_from=workdir)
+    assert int(state.step) == step
+    return [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in jax.tree.leaves(state)]
+
+
+def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(tiny, whole)
+    tiny.num_steps = 3
+    train(tiny, parts)
+    assert checkpoints.steps(parts) == [3]
+    assert workdirs.finished(parts) == 3
+    tiny.num_steps = 6
+    train(tiny, parts)
+    assert workdirs.finished(parts) == 6
+    assert checkpoints.steps(parts) == checkpoints.steps(whole) == [3, 6]
+    assert digest(parts, 6, tiny) == digest(whole, 6, tiny)
+    lines = [metric_log.read(paths.metrics(w, "train")) for w in (whole, parts)]
+    for line in lines[0] + lines[1]:
+        del line["images_per_second"]
+    assert lines[0] == lines[1]
+    assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_images_on_the_device_make_the_same_run(tiny, tmp_path, one_device):
+    fed, resident = tmp_path / "fed", tmp_path / "resident"
+    tiny.num_steps, tiny.log_every, tiny.checkpoint_every = 5, 2, 3
+    tiny.optimizer.eps = 1e-3  # or Adam makes steps of the rounding of gradients near 0
+    train(tiny, fed)
+    tiny.data.on_device = "always"
+    train(tiny, resident)
+    assert checkpoints.steps(resident) == [3, 5]
+    lines = [metric_log.read(paths.metrics(w, "train")) for w in (fed, resident)]
+    assert [line["step"] for line in lines[1]] == [2, 4]
+    np.testing.assert_allclose(*([line["loss"] for line in some] for some in lines), rtol=1e-5)
+    states = [create_state(create_recipe(tiny), restore_from=w) for w in (fed, resident)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), *states)
+
+
+def test_another_configs_workdir_is_refused(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(config_json.to_dict(tiny)))
+    params = {"w": jnp.ones(2)}
+    with checkpoints.Writer(tmp_path / "run", {}) as writer:
+        writer.save(3, params, params)
+    tiny.model.dim = 16
+    tiny.num_steps = 99  # may change
+    with pytest.raises(errors.InputError, match=r"another config:\n  model.dim: 16, there 8\n"):
+        train(tiny, tmp_path / "run")
+
+
+def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
+    with (
+        files.lock(tmp_path / "run/.lock"),
+        pytest.raises(errors.InputError, match=f"another process trains in .*process {os.getpid()}"),
+    ):
+        train(tiny, tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InputError, match="--workdir: .* cannot be written"):
+        train(tiny, tmp_path / "file")
+
+
+def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars, one_device):
+    path = cars / "car_ims/000024.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(errors.InputError, match="car_ims/000024.jpg cannot be decoded"):
+        train(tiny, tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == []
+
+
+def test_what_evaluation_would_refuse_is_refused_before_training(tiny, tmp_path):
+    tiny.recall_ks = (1, 9)
+    with pytest.raises(errors.InputError, match=r"recall_ks = \(1, 9\): a test image has 8 others"):
+        train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
+    tiny.batch_size = 16
+    with pytest.raises(errors.InputError, match="8 pairs need 8 classes .* has 5"):
+        train(tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_stops_the_run_and_saves_nothing(tiny, tmp_path, one_device):
+    tiny.optimizer.learning_rate = 1e30
+    tiny.losses = ({"name": "npair"},)
+    with pytest.raises(FloatingPointError, match=r"diverged by step [1-6] \(seed 0\)"):
+        train(tiny, tmp_path / "run")
+    assert 6 not in checkpoints.steps(tmp_path / "run")
+
+
+def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
+    path = paths.metrics(tmp_path, "train")
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert [line["step"] for line in metric_log.read(path)] == [1, 2]
+    with metric_log.MetricLog(tmp_path, "train", last_step=1) as log:
+        log.write(2, {"loss": 0.5})
+    assert metric_log.read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}]
+    path.write_text('{"step": 1, "loss": 2.0}\ngarbage\n')
+    with pytest.raises(errors.InputError, match=r"metrics.jsonl, line 2 is damaged .*; delete the line"):
+        metric_log.read(path)
+
+
+def test_points_are_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    report.draw_points(tmp_path / "p.png", *rng.normal(size=(2, 4, 8)).astype(np.float32), synthesis.symmetric)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
+    flags = {"data.name": "cars196", "data.dir": cars, "data.cache_dir": tmp_path / "cache", "data.image_size": 16}
+    flags |= {"batch_size": 4, "checkpoint_every": 10**6, "num_steps": 10**6, "log_every": 1}
+    command = [sys.executable, "launch.py", "--config=configs/glyphs_npair.py", f"--workdir={tmp_path / 'run'}"]
+    command += ["--mode=train", *(f"--config.{field}={value}" for field, value in flags.items())]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    path, deadline = paths.metrics(tmp_path / "run", "train"), time.monotonic() + 240
+    while len(metric_log.read(path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 143, output
+    (step,) = checkpoints.steps(tmp_path / "run")
+    assert step == metric_log.read(path)[-1]["step"]
+    assert f"stopped by SIGTERM at step {step}" in output
+    assert workdirs.finished(tmp_path / "run") is None
+
+
+def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
+    tiny.num_steps, tiny.checkpoint_every = 2, 2
+    train(tiny, tmp_path / "run")
+    photographs.cars_original(tmp_path / "other", classes=(1, 2, 3, 4, 5, 98, 99, 100, 196))
+    tiny.data.dir, tiny.num_steps = str(tmp_path / "other"), 4
+    with pytest.raises(errors.InputError, match="its train split was 15 images of 5 classes .* 18 images of 6"):
+        train(tiny, tmp_path / "run")
+    photographs.cars_original(tmp_path / "more", classes=(1, 2, 3, 4, 98, 99, 100, 101))
+    tiny.data.dir = str(tmp_path / "more")
+    with pytest.raises(errors.InputError, match="other data: its test split was"):
+        evaluate(tiny, [tmp_path / "run"])
+
+
+def test_another_picture_in_the_place_of_one_is_other_data(tiny, one_device, tmp_path, cars):
+    run = tmp_path / "run"
+    tiny.num_steps, tiny.clustering = 1, False
+    train(tiny, run)
+    evaluate(tiny, [run])
+    tiny.num_steps = 2
+    photographs.photograph(cars / "car_ims/000024.jpg", 77)
+    (run / "eval/metrics.jsonl").rename(run / "eval/before.jsonl")
+    for refuse in (train, report.write, lambda config, workdir: evaluate(config, [workdir])):
+        with pytest.raises(errors.InputError, match="other data: its test images' digest was"):
+            refuse(tiny, run)
+    photographs.photograph(cars / "car_ims/000001.jpg", 77)
+    with pytest.raises(errors.InputError, match="other data: its train images' digest was"):
+        train(tiny, run)
