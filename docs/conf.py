@@ -4,6 +4,7 @@ Two things are made at the build: the tutorial is executed, and every module wit
 "Modules". Warnings are errors.
 """
 
+import importlib
 import importlib.metadata
 import os
 import pkgutil
@@ -71,9 +72,9 @@ html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 
-# Modules that hand-written pages in api/ document.
-_WITH_A_PAGE = ("losses", "synthesis", "metrics", "models", "optim", "similarity", "errors")
-_WITH_PARTS = ("data.datasets", "data.pairs", "data.augment", "data.arrays")
+# Modules that hand-written pages in api/ document; of a package, what it exports.
+_WITH_A_PAGE = ("losses", "metrics", "models", "synthesis", "optim", "similarity", "errors")
+_WITH_A_PAGE += ("data.datasets", "data.pairs", "data.augment", "data.arrays")
 # What the wings are for, in the order of the layers.
 _WINGS = {
     "app": "The command line: flags, modes, checks of a config.",
@@ -82,6 +83,9 @@ _WINGS = {
     "report": "Tables, figures and the page of a run.",
     "run": "The folder of a run.",
     "data": "From published files to batches of pairs.",
+    "models": "What the backbones are made of.",
+    "losses": "What the losses share: checks of arguments, sums over rows, mining.",
+    "metrics": "What the metrics share.",
 }
 
 
@@ -91,9 +95,9 @@ def write_module_pages(app):
     for info in pkgutil.walk_packages(symm_jax.__path__, "symm_jax."):
         inner = info.name.removeprefix("symm_jax.")
         wing, *rest = inner.split(".")
-        if wing in _WITH_A_PAGE or inner in _WITH_PARTS or any(part.startswith("_") for part in inner.split(".")):
-            continue
-        pages.setdefault(wing if rest or info.ispkg else "ground", []).append(info.name)
+        exported = _exported(info.name) if rest and wing in _WITH_A_PAGE else set()
+        if inner not in _WITH_A_PAGE and exported is not None:
+            pages.setdefault(wing if rest or info.ispkg else "ground", []).append((info.name, exported))
     folder = HERE / "api" / "modules"
     folder.mkdir(exist_ok=True)
     order = [*(wing for wing in _WINGS if wing in pages), *sorted(pages.keys() - _WINGS.keys() - {"ground"}), "ground"]
@@ -103,8 +107,9 @@ def write_module_pages(app):
     for wing in order:
         title = "Single modules" if wing == "ground" else f"symm_jax.{wing}"
         text = f"# {title}\n\n{_WINGS.get(wing, '')}\n"
-        for name in pages.get(wing, []):
-            text += f"\n## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+        for name, exported in pages.get(wing, []):
+            without = f"   :exclude-members: {', '.join(sorted(exported))}\n" if exported else ""
+            text += f"\n## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{without}```\n"
         _write(folder / f"{wing}.md", text)
     listed = "\n".join(order)
     _write(
@@ -112,6 +117,14 @@ def write_module_pages(app):
         "# Modules\n\nThe modules that a program seldom calls itself, written for those who change them. Their names "
         f"may change from version to version.\n\n```{{toctree}}\n{listed}\n```\n",
     )
+
+
+def _exported(name):
+    """The public names of a module that its package exports; None where there are no others."""
+    module = importlib.import_module(name)
+    public = {n for n, x in vars(module).items() if not n.startswith("_") and getattr(x, "__module__", "") == name}
+    exported = public & set(importlib.import_module(name.rpartition(".")[0]).__all__)
+    return exported if public - exported else None
 
 
 def _write(path, text):
