@@ -59,6 +59,7 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_param = False
+napoleon_use_ivar = True
 
 copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
@@ -135,6 +136,8 @@ def _write(path, text):
 def plain_text_docstring(app, what, name, obj, options, lines):
     """Docstrings are plain text: `x` becomes code, an indented block an equation as it is, and the rest is escaped."""
     result, in_doctest, indent, block = [], False, 0, None
+    if what == "class":
+        lines[:] = _with_fields_as_parameters(lines)
     for line in _with_returns_as_field(lines):
         depth = len(line) - len(line.lstrip())
         if not line.strip():
@@ -173,6 +176,17 @@ def _with_returns_as_field(lines):
             yield line
 
 
+def _with_fields_as_parameters(lines):
+    """A paragraph of lines "name: text", as the docstring of a NamedTuple has it, becomes a list of parameters."""
+    result = []
+    for paragraph in "\n".join(lines).split("\n\n"):
+        rows = paragraph.splitlines()
+        if rows and re.match(r"\w+: ", rows[0]) and all(re.match(r"\w+: |  ", row) for row in rows):
+            rows = [re.sub(r"^(\w+): ", r":param \1: ", row) for row in rows]
+        result += [*rows, ""]
+    return result
+
+
 def without_tuple_fields(app, what, name, obj, skip, options):
     """Leaves out the fields of a NamedTuple, which its signature has already."""
     return True if type(obj).__name__ == "_tuplegetter" else None
@@ -180,7 +194,8 @@ def without_tuple_fields(app, what, name, obj, skip, options):
 
 def _escaped(line):
     """A line of plain text as reStructuredText."""
-    argument = re.match(r"( *)(\*{1,2}\w+|:returns)(:.*)", line)  # napoleon escapes the stars of its arguments itself
+    # A name before a colon stays: napoleon escapes the stars of its arguments itself.
+    argument = re.match(r"( *)(\*{1,2}\w+|:returns|:param \w+)(:.*)", line)
     start, rest = (argument[1] + argument[2], argument[3]) if argument else ("", line)
     parts = re.split(r"(`[^`]*`)", rest)
     for i, part in enumerate(parts):
