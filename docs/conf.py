@@ -187,6 +187,16 @@ def _with_fields_as_parameters(lines):
     return result
 
 
+def short_signature(app, what, name, obj, options, signature, returned):
+    """Names types as a program does, and leaves out the two arguments that flax adds to every module."""
+
+    def shorten(text):
+        text = re.sub(r"<class 'jax\.numpy\.(\w+)'>", r"jnp.\1", text or "").replace("jaxlib._jax.", "")
+        return re.sub(r", parent: .*_Sentinel object.*, name: [^,]*\)$", ")", text)
+
+    return signature and shorten(signature), returned and shorten(returned)
+
+
 def without_tuple_fields(app, what, name, obj, skip, options):
     """Leaves out the fields of a NamedTuple, which its signature has already."""
     return True if type(obj).__name__ == "_tuplegetter" else None
@@ -220,5 +230,6 @@ def require_no_network(app, exception):
 def setup(app):
     app.connect("builder-inited", write_module_pages)
     app.connect("autodoc-process-docstring", plain_text_docstring, priority=400)
+    app.connect("autodoc-process-signature", short_signature)
     app.connect("autodoc-skip-member", without_tuple_fields)
     app.connect("build-finished", require_no_network)
