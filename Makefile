@@ -1,9 +1,9 @@
-# make demo: train and evaluate on drawn characters.  make test: the checks that CI runs.
+# make demo: train and evaluate on drawn characters.  make test: the checks that CI runs.  make docs: the site.
 PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := $(if $(shell command -v nvidia-smi),requirements-cuda.txt,requirements.txt)
 
-.PHONY: demo test install clean
+.PHONY: demo test docs install clean
 
 demo: install
 	$(BIN)/python launch.py --config=configs/glyphs_symm_npair.py
@@ -12,6 +12,14 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2
+
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 install: .venv/installed
 
@@ -23,4 +31,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_build docs/api/modules
