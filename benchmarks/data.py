@@ -1,6 +1,6 @@
 """Speed of the data's way: decoding once, feeding pairs to the device, augmentation beside OpenCV's.
 
-    PYTHONPATH=. python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
+    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
 
 Decoding: "Pillow" decodes the photographs with Pillow and squashes them with OpenCV one after the other in one process,
 from memory, and keeps nothing; "our loop" does so with our functions, and "on all cores" is that in a process a core at
@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import checkout  # noqa: F401
 import cv2
 import jax
 import joblib

@@ -1,6 +1,6 @@
 """Prints the table of docs/models.md: what each backbone is, and images a second of a forward pass and a training step.
 
-    PYTHONPATH=. python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
+    python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
 
 Random weights and images in batches of 32, the better of two; a training step is the gradient of N-pair and Adam's.
 """
@@ -8,6 +8,7 @@ Random weights and images in batches of 32, the better of two; a training step i
 import sys
 import time
 
+import checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
