@@ -60,7 +60,8 @@ recall = metrics.recall_at_k(points, np.tile(np.arange(64), 2), ks=(1, 2))
 assert 0.9 < recall[1] <= recall[2] <= 1.0, recall
 model = models.create("convnet", dim=8)
 images = np.zeros((2, 16, 16, 3), np.uint8)
-assert model.apply(model.init(jax.random.key(0), images), images).shape == (2, 8)
+variables = jax.jit(model.init)(jax.random.key(0), images)
+assert jax.jit(model.apply)(variables, images).shape == (2, 8)
 """
 
 
@@ -94,9 +95,8 @@ def test_wheel(tmp_path, monkeypatch):
     for name in SOURCES:  # the build writes beside the sources
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    run(
-        uv.find_uv_bin(), "build", "--python", sys.executable, "--out-dir", tmp_path, source
-    )  # the wheel from the sdist
+    # The source distribution, and the wheel from it.
+    run(uv.find_uv_bin(), "build", "--python", sys.executable, "--out-dir", tmp_path, source)
     [wheel] = tmp_path.glob("*.whl")
 
     files = {path.relative_to(ROOT) for path in (ROOT / "symm_jax").rglob("*") if path.is_file()}
