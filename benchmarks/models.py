@@ -27,7 +27,7 @@ def main() -> None:
     print_row("model", "parameters", "features", *speeds)
     print_row(*["---"] * 7)
     for name in sys.argv[1:] or models.BACKBONES:
-        backbone = models.BACKBONES[name]()
+        backbone = models.BACKBONES[name].module()
         shapes = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         count = sum(x.size for x in jax.tree.leaves(shapes[1]))
         print_row(name, f"{count / 1e6:,.2f} M", str(shapes[0].shape[1]), *(f"{x:,.1f}" for x in speed_of(name)))
