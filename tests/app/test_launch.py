@@ -1,31 +1,41 @@
 """launch.py as a user runs it: the main job, its modes, and the mistakes of a tired person."""
 
-import ast
+import importlib
+import inspect
 import math
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import launcher
 import pytest
+from flax.traverse_util import flatten_dict
 
+import symm_jax
+from configs import default
 from symm_jax import errors
-from symm_jax.app import checks, compare
+from symm_jax.app import checks, compare, fetch, flags
+from symm_jax.evaluation.protocol import create_protocol
 from symm_jax.run import metric_log, paths
+from symm_jax.training.recipe import create_plan
 
 CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
 COMPARISONS = sorted(p.stem for p in Path("configs/compare").glob("*.py"))
 
 
-def launch(*arguments, timeout=300):
-    return subprocess.run(
-        [sys.executable, "launch.py", *arguments],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+@pytest.fixture(scope="module")
+def launch():
+    with launcher.Launcher() as launch:
+        yield launch
+
+
+def launch_as_a_user_does(*arguments):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "launch.py", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def car_flags(cars, tmp_path):
@@ -41,12 +51,12 @@ def car_flags(cars, tmp_path):
     ]
 
 
-def test_the_main_job_and_its_modes(cars, tmp_path):
+def test_the_main_job_and_its_modes(cars, tmp_path, launch):
     flags = car_flags(cars, tmp_path)
     prepared = launch(*flags, "--mode=prepare")
     assert prepared.returncode == 0, prepared.stderr
     assert "15 images of 5 classes" in prepared.stdout
-    whole = launch(*flags)
+    whole = launch_as_a_user_does(*flags)
     assert whole.returncode == 0, whole.stderr
     assert "devices   2 x cpu" in whole.stdout
     table = re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", whole.stdout, re.M)
@@ -83,11 +93,11 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
     (line,) = metric_log.read(paths.metrics(tmp_path / "run", "train"))
     assert 0 <= line["npair/synthetic_share"] <= 1
     assert sum(x for name, x in line.items() if name.startswith("npair/winner")) == pytest.approx(1, abs=1e-5)
-    again = launch(*flags, "--mode=eval")
+    again = launch("--mode=eval", f"--workdir={tmp_path / 'run'}")  # its config is in the workdir
     assert again.returncode == 0, again.stderr
     assert re.findall(r"^ +([12])((?: +\d+\.\d\d%){4})", again.stdout, re.M) == table
     (tmp_path / "run/report.html").unlink()
-    drawn = launch(*flags, "--mode=report")
+    drawn = launch("--mode=report", f"--workdir={tmp_path / 'run'}", "--config.clustering=False")
     assert drawn.returncode == 0, drawn.stderr
     assert "images of 3 classes" in (tmp_path / "run/report.html").read_text()
 
@@ -96,6 +106,8 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
     ("arguments", "message"),
     [
         ([], "--config is missing"),
+        (["--mode=eval", "--workdir=/tmp/absent-run"], "/tmp/absent-run holds no config.json"),
+        (["--mode=train", "--workdir=/tmp/absent-run"], "--config is missing"),
         (["--config=configs/absent.py"], "absent.py: there is no such file"),
         (["--config", "configs/absent.py"], "absent.py: there is no such file"),
         (["--config=configs/glyphs_npair.py", "--config.model.name=conv"], "did you mean 'convnet'"),
@@ -114,10 +126,10 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
         (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),
         (["--config=configs/car_npair.py", "--mode=evaluate"], "did you mean 'eval'"),
         (["--config=configs/car_npair.py", "--config.num_steps=many"], "num_steps"),
-        (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be a whole number above 0"),
+        (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be an integer above 0"),
         (
-            ["--config=configs/car_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
-            "--mode=prepare",
+            ["--config=configs/inshop_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
+            "config.data.dir: /absent does not exist; it should hold",
         ),
         (
             ["--config=configs/cub_npair.py", "--mode=prepare", "--config.data.mirrors=('x',)"],
@@ -126,20 +138,23 @@ def test_the_main_job_and_its_modes(cars, tmp_path):
         (["--config=configs/car_npair.py", "--config.data.dir=/tmp", "--workdir=/tmp/a"], "lies in config.data.dir"),
         (["--config=configs/glyphs_npair.py", "--config.data.name=cars"], "did you mean 'cars196'"),
         (["--config=configs/car_npair.py", "--mode=eval", "--workdir=/tmp/absent-run"], "holds no checkpoints"),
-        (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "run --mode=eval first"),
-        (["--config=configs/glyphs_npair.py", "--workdir=a", "--workdir=b"], "--mode=train_and_eval takes one"),
-        (["--config=configs/glyphs_npair.py", "--watch"], "--watch goes with --mode=eval"),
+        (["--config=configs/glyphs_npair.py", "--mode=report", "--workdir=/tmp/absent-run"], "choice.json is missing"),
+        (
+            ["--config=configs/glyphs_npair.py", "--workdir=a", "--workdir=b"],
+            "--mode=train_and_eval accepts one --workdir; got 2",
+        ),
+        (["--config=configs/glyphs_npair.py", "--watch"], "--watch needs --mode=eval"),
         (["--config=configs/glyphs_npair.py", "--mode=eval", "--coordinator=auto"], "only training runs in several"),
         (["--config=configs/glyphs_npair.py", "--coordinator=host"], "--coordinator=host: must be HOST:PORT"),
-        (["--config=configs/glyphs_npair.py", "--coordinator=h:1", "--num_processes=2"], "needs --num_processes and"),
-        (["--config=configs/glyphs_npair.py", "--process_id=1"], "go with --coordinator=HOST:PORT"),
+        (["--config=configs/glyphs_npair.py", "--coordinator=h:1", "--num_processes=2"], "needs --num_processes, and"),
+        (["--config=configs/glyphs_npair.py", "--process_id=1"], "need --coordinator=HOST:PORT"),
         (["--config=configs/glyphs_npair.py", "--coordinator=auto"], "no job of SLURM, Open MPI or Kubernetes found"),
-        (["--config=configs/glyphs_npair.py", "--mode=compare"], "takes a config of configs/compare/"),
-        (["--config=configs/compare/glyphs.py"], "takes a config of configs/compare/"),
+        (["--config=configs/glyphs_npair.py", "--mode=compare"], "needs a config of configs/compare/"),
+        (["--config=configs/compare/glyphs.py"], "needs a config of configs/compare/"),
         (["--config=configs/compare/glyphs.py", "--mode=compare", "--config.baseline=pair"], "did you mean 'npair'"),
     ],
 )
-def test_mistakes_are_answered_without_a_traceback(arguments, message):
+def test_mistakes_are_answered_without_a_traceback(arguments, message, launch):
     result = launch(*arguments)
     assert result.returncode == 2
     assert message in result.stderr
@@ -165,12 +180,18 @@ def load(name):
     return __import__(f"configs.{name}", fromlist=["get_config"]).get_config()
 
 
-def test_every_field_is_read_somewhere():
-    code = "\n".join(p.read_text() for p in Path("symm_jax").rglob("*.py"))
-    expanded = {"augment": "**config.augment", "options": "**m.options"}
-    for group, fields in load("default").to_dict().items():
-        for field in fields if isinstance(fields, dict) else {group: None}:
-            assert re.search(rf"\.{field}\b", code) or expanded.get(group, "no") in code, field
+@pytest.mark.parametrize("field", flatten_dict(default.get_config().to_dict(), sep="."))
+def test_every_field_is_read(field, tmp_path):
+    config = load("car_npair")
+    config.data.name, config.model.pretrained = "glyphs", ""
+    section, _, name = field.rpartition(".")
+    with config.unlocked():
+        del (config[section] if section else config)[name]
+    with pytest.raises((AttributeError, KeyError, TypeError)):
+        checks.validate(config, num_devices=2)
+        create_plan(config)
+        create_protocol(config)
+        fetch.fetch_missing({tmp_path: config})
 
 
 @pytest.mark.parametrize(
@@ -202,22 +223,34 @@ def test_values_that_cannot_be_trained_with_are_named(field, value, message):
     assert f"config.{field}" in str(error.value)
 
 
-def test_launch_is_short():
-    assert len(Path("launch.py").read_text().splitlines()) < 80
+def test_help_is_one_screen(launch):
+    result = launch("--help")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 120
+    assert all(f"  {mode} " in result.stdout for mode in flags.MODES)
+    assert result.stdout.count("python launch.py") == 4
+
+
+def public_functions():
+    for found in pkgutil.walk_packages(symm_jax.__path__, "symm_jax."):
+        module = importlib.import_module(found.name)
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__:
+                yield f"{module.__name__}.{name}", function
 
 
 def test_public_functions_are_documented_as_they_are():
     """Every name under "Args:" is an argument, and every argument of such a function is named there."""
-    for path in Path("symm_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            text = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
-            if "Args:" not in text:
-                continue
+    checked = 0
+    for name, function in public_functions():
+        text = inspect.getdoc(function) or ""
+        if "Args:" in text:
             section = re.split(r"\n\n?(?=\w+:\n)", text.split("Args:\n")[1])[0]
             documented = re.findall(r"^  \*{0,2}(\w+):", section, re.M)
-            spec = node.args
-            actual = [a.arg for a in (*spec.args, *spec.kwonlyargs, *filter(None, (spec.vararg, spec.kwarg)))]
-            assert documented == actual, f"{path}:{node.name}"
+            assert documented == list(inspect.signature(function).parameters), name
+            checked += 1
+    assert checked > 50
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/models.md"])

@@ -106,7 +106,7 @@ def test_queries_start_and_the_gallery_answers(classes):
 def test_layout(embeddings, method):
     places, how = planes.lay_out(embeddings)
     assert how == method and places.shape == (len(embeddings), 2) and np.isfinite(places).all()
-    np.testing.assert_array_equal(places, planes.lay_out(2 * embeddings).places)
+    np.testing.assert_array_equal(places, planes.lay_out(2 * embeddings).positions)
 
 
 def test_synthetic_points_are_joined_to_their_axes():
@@ -181,8 +181,8 @@ def test_report_is_one_file_and_its_figures(written):
             assert min(picture.size) > 300 and len(picture.convert("RGB").getcolors(2**24)) > 50
     text = (workdir / "report.html").read_text()
     assert (
-        "on the test classes themselves" in text
-        and "optimistic; the last checkpoint" in text
+        "Selected on the test classes" in text
+        and "optimistic. The values of the last checkpoint" in text
         and "npair loss with symmetric" in text
     )
 
@@ -196,20 +196,20 @@ def test_report_of_little(run, capsys):
     (workdir / "best/choice.json").write_text(json.dumps(choice))
     text = report.write(config, workdir).read_text()
     assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
-    assert "without the test classes" in text and "7 training classes" in text
+    assert "without the test classes" in text and "7 held-out training classes" in text
     assert '"points":null' in text and not (workdir / "figures/points.png").exists()
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("best/choice.json", None, "choice.json is missing.*run --mode=eval first"),
-        ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*run --mode=eval again"),
-        ("best/embeddings.npy", None, "embeddings.npy is missing; run --mode=eval first"),
-        ("best/embeddings.npy", b"", "embeddings.npy is damaged.*run --mode=eval again"),
-        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*again"),
+        ("best/choice.json", None, "choice.json is missing.*--mode=eval"),
+        ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*--mode=eval"),
+        ("best/embeddings.npy", None, "embeddings.npy is missing.*--mode=eval"),
+        ("best/embeddings.npy", b"", "embeddings.npy is damaged.*--mode=eval"),
+        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*--mode=eval"),
         ("best/embeddings.npy", np.full((120, 8), np.nan), "NaN"),
-        ("eval/metrics.jsonl", None, "metrics.jsonl has no line of step 600.*run --mode=eval again"),
+        ("eval/metrics.jsonl", None, "metrics.jsonl has no line of step 600.*--mode=eval"),
     ],
 )
 def test_what_is_missing_is_named(run, file, content, message):

@@ -73,6 +73,6 @@ def test_the_best_is_replaced_as_a_whole(tmp_path):
     np.testing.assert_array_equal(np.load(folder / "embeddings.npy"), np.full((3, 2), 20))
     assert json.loads((folder / "config.json").read_text()) == {}
     best.forget(tmp_path, 20)
-    assert best.exists()
+    assert folder.exists()
     best.forget(tmp_path, 19)  # training goes on from there and makes step 20 again
-    assert not best.exists()
+    assert not folder.exists()

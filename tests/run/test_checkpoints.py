@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symm_jax import errors
-from symm_jax.run import checkpoints
+from symm_jax import errors, files
+from symm_jax.run import checkpoints, paths
 
 PARAMS = {"w": jnp.linspace(-1, 1, 3000).reshape(50, 60), "b": jnp.zeros(4, jnp.bfloat16)}
 
@@ -74,3 +74,30 @@ def test_a_deleted_step_is_told_from_a_damaged_one(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_digests", digests)
     with pytest.raises(FileNotFoundError):
         read(tmp_path, 1)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    with checkpoints.Writer(tmp_path, {}) as writer:
+        for step in range(1, 6):
+            writer.save(step, PARAMS, {"count": jnp.asarray(step)})
+    checkpoints.delete_old(tmp_path, 2, 1)
+    assert checkpoints.steps(tmp_path) == [1, 4, 5]
+    assert {p.name for p in paths.checkpoints(tmp_path).iterdir()} == {"1", "4", "5"}
+    checkpoints.delete_old(tmp_path, 9, None)
+    assert checkpoints.steps(tmp_path) == [1, 4, 5]
+
+
+def test_nothing_is_deleted_while_an_evaluator_reads(tmp_path):
+    write(tmp_path, 1, 2, 3)
+    with files.lock(paths.reading_lock(tmp_path)):
+        checkpoints.delete_old(tmp_path, 1, None)
+        assert checkpoints.steps(tmp_path) == [1, 2, 3]
+    checkpoints.delete_old(tmp_path, 1, None)
+    assert checkpoints.steps(tmp_path) == [3]
+
+
+def test_a_writer_keeps_as_many_as_it_is_told(tmp_path):
+    with checkpoints.Writer(tmp_path, {}, keep=2) as writer:
+        for step in range(1, 5):
+            writer.save(step, PARAMS, {"count": jnp.asarray(step)})
+    assert checkpoints.steps(tmp_path) == [3, 4]

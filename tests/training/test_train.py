@@ -18,9 +18,9 @@ from symm_jax import errors, files, report, synthesis
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.run import checkpoints, config_json, metric_log, paths
 from symm_jax.run import workdir as workdirs
-from symm_jax.training.recipe import create_recipe
+from symm_jax.training.recipe import Pretrained, create_recipe
 from symm_jax.training.step import create_state
-from symm_jax.training.train import train
+from symm_jax.training.train import load_backbone, train
 
 
 def digest(workdir, step, config):
@@ -58,10 +58,29 @@ def test_images_on_the_device_make_the_same_run(tiny, tmp_path, one_device):
     train(tiny, resident)
     assert checkpoints.steps(resident) == [3, 5]
     lines = [metric_log.read(paths.metrics(w, "train")) for w in (fed, resident)]
-    assert [line["step"] for line in lines[1]] == [2, 4]
+    assert [line["step"] for line in lines[1]] == [2, 4, 5]  # the last step is always logged
     np.testing.assert_allclose(*([line["loss"] for line in some] for some in lines), rtol=1e-5)
     states = [create_state(create_recipe(tiny), restore_from=w) for w in (fed, resident)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), *states)
+
+
+def test_a_run_keeps_its_newest_checkpoints(tiny, tmp_path, one_device):
+    tiny.num_steps, tiny.checkpoint_every, tiny.keep_checkpoints, tiny.log_every = 5, 1, 2, 100
+    train(tiny, tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == [4, 5]
+    (line,) = metric_log.read(paths.metrics(tmp_path / "run", "train"))
+    assert line["step"] == 5  # the last step is logged, also of a run that is shorter than log_every
+    tiny.num_steps = 6
+    train(tiny, tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == [5, 6]
+
+
+def test_a_backbone_that_does_not_train_from_scratch_warns(capsys):
+    assert load_backbone(Pretrained("resnet50", "", False)) is None
+    assert "resnet50 has its batch norms folded" in capsys.readouterr().err
+    load_backbone(Pretrained("resnet50", "", True))
+    load_backbone(Pretrained("convnet", "", False))
+    assert not capsys.readouterr().err
 
 
 def test_another_configs_workdir_is_refused(tiny, tmp_path):
@@ -83,7 +102,7 @@ def test_a_busy_or_impossible_workdir_is_refused(tiny, tmp_path):
     ):
         train(tiny, tmp_path / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(errors.InputError, match="--workdir: .* cannot be written"):
+    with pytest.raises(errors.InputError, match="workdir: .* cannot be written"):
         train(tiny, tmp_path / "file")
 
 
@@ -97,7 +116,7 @@ def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars
 
 def test_what_evaluation_would_refuse_is_refused_before_training(tiny, tmp_path):
     tiny.recall_ks = (1, 9)
-    with pytest.raises(errors.InputError, match=r"recall_ks = \(1, 9\): a test image has 8 others"):
+    with pytest.raises(errors.InputError, match=r"recall_ks: \(1, 9\): a test image has 8 others"):
         train(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
