@@ -1,34 +1,40 @@
 # make demo: train and evaluate on drawn characters.  make test: the checks that CI runs.  make docs: the site.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 REQUIREMENTS := $(if $(shell command -v nvidia-smi),requirements-cuda.txt,requirements.txt)
 
-.PHONY: demo test docs install clean
+.PHONY: demo test lint docs install clean
 
 demo: install
 	$(BIN)/python launch.py --config=configs/glyphs_symm_npair.py
 
-test: install
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright
 
 docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-.venv/installed-docs: .venv/installed requirements-docs.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
-	touch $@
-
 install: .venv/installed
 
-.venv/installed: requirements.txt requirements-cuda.txt requirements-dev.txt pyproject.toml
+.venv/installed: pyproject.toml requirements.txt requirements-cuda.txt requirements-dev.txt $(wildcard requirements/*.txt)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.13"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r requirements-dev.txt -e .
+	$(PIP) -r $(REQUIREMENTS) -r requirements-dev.txt -e .
+	touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(PIP) -r requirements-docs.txt
 	touch $@
 
 clean:
-	rm -rf .venv docs/_build docs/api/modules
+	rm -rf .venv build dist docs/_build docs/api/modules

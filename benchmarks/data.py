@@ -1,6 +1,6 @@
 """Speed of the data's way: decoding once, feeding pairs to the device, augmentation beside OpenCV's.
 
-    PYTHONPATH=. python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
+    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
 
 Decoding: "Pillow" decodes the photographs with Pillow and squashes them with OpenCV one after the other in one process,
 from memory, and keeps nothing; "our loop" does so with our functions, and "on all cores" is that in a process a core at
@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import checkout  # noqa: F401
 import cv2
 import jax
 import joblib
@@ -39,7 +40,6 @@ import numpy as np
 import PIL.Image
 from losses import print_row
 
-from configs import car_npair
 from symm_jax.data import arrays, augment, datasets, decode, pairs
 from symm_jax.data.tree import Tree
 from symm_jax.training import batches
@@ -65,7 +65,7 @@ def rate(count: int, run: Callable[[], object], rounds: int = ROUNDS) -> float:
 def photographs(folder: Path) -> list[bytes]:
     tree = Tree(folder)
     with tree.opened() as read:
-        return [read(path) for path in tree.places if path.endswith(".jpg")]
+        return [read(path) for path in tree.entries if path.endswith(".jpg")]
 
 
 def enlarged(encoded: bytes, factor: int) -> bytes:
@@ -82,7 +82,7 @@ def with_pillow(encoded: bytes) -> np.ndarray:
 
 
 def ours(encoded: bytes) -> np.ndarray:
-    return decode.squash(decode.decode(encoded, "x"), SIDE)
+    return decode.resize_to_square(decode.decode(encoded, "x"), SIDE)
 
 
 def bare_loop(one: Callable[[bytes], np.ndarray], encoded: list[bytes]) -> float:
@@ -99,12 +99,11 @@ class Case(NamedTuple):
 
 def prepared(folder: Path, name: str, cache: Path) -> Case:
     """A data set in the folder whose records are made."""
-    config = car_npair.get_config().data
-    config.name, config.dir, config.cache_dir = name, str(folder), str(cache)
+    source = datasets.Source(name, str(folder), str(cache))
 
     def load():
         for split in ("train", "test"):
-            datasets.load(config, split, SIDE)
+            datasets.load(source, split, SIDE)
 
     load()
     (root,) = cache.glob(f"{name}-*")
@@ -197,9 +196,7 @@ if __name__ == "__main__":
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, OpenCV {cv2.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stderr(io.StringIO()):
         cache, enlarged_ones = Path(temporary) / "cache", Path(temporary) / "enlarged"
-        config = car_npair.get_config().data
-        config.dir, config.cache_dir = str(folder), str(cache)
-        train_set = datasets.load(config, "train", SIDE)
+        train_set = datasets.load(datasets.Source("cars196", str(folder), str(cache)), "train", SIDE)
         feeding(train_set)
         print()
         augmentation(train_set)

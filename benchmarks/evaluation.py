@@ -1,8 +1,8 @@
 """Time and memory of evaluation beside faiss's exact search and pytorch-metric-learning, and embedding's overhead.
 
     pip install faiss-cpu torch pytorch-metric-learning  # optional: the peers
-    PYTHONPATH=. python benchmarks/evaluation.py                      # about ten minutes on two cores
-    PYTHONPATH=. python benchmarks/evaluation.py --images 2000 200    # one set of that many images and classes
+    python benchmarks/evaluation.py                      # about ten minutes on two cores
+    python benchmarks/evaluation.py --images 2000 200    # one set of that many images and classes
 
 Embeddings are made up, 512 numbers each, of the sizes of Cars196's and Stanford Online Products' test halves.
 "faiss" is its exact search (IndexFlatIP) for the largest k + 1 neighbours and the recall at every k from them;
@@ -21,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checkout  # noqa: F401
 import jax
 import numpy as np
 from losses import median_seconds, print_row

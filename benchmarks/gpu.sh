@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 total=${1:-590}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # PyTorch needs memory beside JAX
 JAX_COMPILATION_CACHE_DIR=$(mktemp -d)     # several parts compile the same step
 export JAX_COMPILATION_CACHE_DIR

@@ -1,7 +1,7 @@
 """Where the time of a training step goes: the operations that take most of it, and what memory and arithmetic allow.
 
-    PYTHONPATH=. python benchmarks/hotspots.py           # GoogLeNet's Symm + N-pair step; 64 pairs of 227 px on a GPU
-    PYTHONPATH=. python benchmarks/hotspots.py --pairs=8 --steps=2
+    python benchmarks/hotspots.py           # GoogLeNet's Symm + N-pair step; 64 pairs of 227 px on a GPU
+    python benchmarks/hotspots.py --pairs=8 --steps=2
 
 Times are from JAX's profiler: of all kernels and copies in a GPU's streams, or of XLA's operations on a CPU, where
 several run at once. The reading of a GPU's profile follows the names of its planes and lines and has never met a real
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import checkout  # noqa: F401
 import jax
 from jax.profiler import ProfileData
 from losses import print_row

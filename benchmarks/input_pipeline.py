@@ -1,7 +1,7 @@
 """The training step with its input: images per second, beside the step alone on a batch that lies ready.
 
-    PYTHONPATH=. python benchmarks/input_pipeline.py            # 64 pairs of 227 px on a GPU, 16 on a CPU
-    PYTHONPATH=. python benchmarks/input_pipeline.py --dtype=float32
+    python benchmarks/input_pipeline.py            # 64 pairs of 227 px on a GPU, 16 on a CPU
+    python benchmarks/input_pipeline.py --dtype=float32
 
 The step is GoogLeNet's with Symm + N-pair, augmentation included, on one device. "on the device" draws pairs from all
 images there, many steps in one dispatch, on a GPU only (on a CPU, where training does not do so either, it did not end
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import checkout  # noqa: F401
 import jax
 import numpy as np
 from losses import print_row

@@ -1,8 +1,8 @@
 """The loss of a large batch, Symm + N-pair, value and gradient, beside the formula in PyTorch on the same device.
 
     pip install torch  # optional: the peer
-    PYTHONPATH=. python benchmarks/large_batch.py                # 16,384 and 65,536 pairs on a GPU, fewer on a CPU
-    PYTHONPATH=. python benchmarks/large_batch.py --pairs 512
+    python benchmarks/large_batch.py                # 16,384 and 65,536 pairs on a GPU, fewer on a CPU
+    python benchmarks/large_batch.py --pairs 512
 
 "PyTorch" builds the four points and takes the maximum of the six products, one after the other; "compiled" is that
 after torch.compile, on a GPU. "in blocks" is ours with block_size=256. Products are in full float32, not in TF32, in

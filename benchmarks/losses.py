@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np

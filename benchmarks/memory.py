@@ -1,6 +1,6 @@
 """What bounds a batch of a million images: memory and work of a training step, from what XLA reports of its programs.
 
-    PYTHONPATH=. python benchmarks/memory.py  # compiles and runs nothing; about two minutes
+    python benchmarks/memory.py  # compiles and runs nothing; about two minutes
 
 Symm + N-pair, embeddings of 512 dimensions, rows of the loss in blocks of 256. Figures are of one device.
 
@@ -11,6 +11,7 @@ Symm + N-pair, embeddings of 512 dimensions, rows of the loss in blocks of 256. 
 - operations: those of the loss's products, twelve of (rows, 512) x (512, columns), and of the network.
 """
 
+import checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 from losses import print_row

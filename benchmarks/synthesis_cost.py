@@ -1,7 +1,7 @@
 """What synthesis adds to a training step: the methods of a comparison beside each other, on made-up images.
 
-    PYTHONPATH=. python benchmarks/synthesis_cost.py         # of configs/compare/glyphs.py
-    PYTHONPATH=. python benchmarks/synthesis_cost.py cars    # of configs/compare/cars.py; ten minutes on two cores
+    python benchmarks/synthesis_cost.py         # of configs/compare/glyphs.py
+    python benchmarks/synthesis_cost.py cars    # of configs/compare/cars.py; ten minutes on two cores
 
 A step is the one that training runs, on one device and a batch that lies ready: augmentation, network, loss, gradients
 and optimiser. "symm_NAME" is the method NAME with synthesis; without such a NAME in the comparison it is left out.
@@ -12,6 +12,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 
+import checkout  # noqa: F401
 import jax
 from losses import print_row
 from training import random_batch, rates

@@ -1,8 +1,8 @@
 """Training steps and forward passes of GoogLeNet, images per second, beside the same network in PyTorch.
 
-    PYTHONPATH=. python benchmarks/training.py                # 16 pairs of 227 px, about two minutes on two cores
-    PYTHONPATH=. python benchmarks/training.py --pairs=64 --dtype=bfloat16
-    PYTHONPATH=. python benchmarks/training.py --layers       # value and gradients of single layers, beside XLA's own
+    python benchmarks/training.py                # 16 pairs of 227 px, about two minutes on two cores
+    python benchmarks/training.py --pairs=64 --dtype=bfloat16
+    python benchmarks/training.py --layers       # value and gradients of single layers, beside XLA's own
 
 "ours" is the step that training runs: augmentation of a batch that lies ready, GoogLeNet, the loss, its gradients, the
 weight penalty and Adam. PyTorch, an optional requirement (pip install torch), gets images without augmentation and
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import checkout  # noqa: F401
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
