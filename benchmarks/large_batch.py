@@ -1,14 +1,14 @@
-"""The loss of a large batch, Symm + N-pair, value and gradient, beside the formula in PyTorch on the same device.
+"""Value and gradient of Symm + N-pair for large batches, compared with the formula in PyTorch on the same device.
 
     pip install torch  # optional: the peer
     python benchmarks/large_batch.py                # 16,384 and 65,536 pairs on a GPU, fewer on a CPU
     python benchmarks/large_batch.py --pairs 512
 
-"PyTorch" builds the four points and takes the maximum of the six products, one after the other; "compiled" is that
-after torch.compile, on a GPU. "in blocks" is ours with block_size=256. Products are in full float32, not in TF32, in
-all of them, and embeddings have 512 dimensions. Times are medians of five rounds. Memory is what XLA reserves for
-intermediate arrays, or the most that PyTorch held on a GPU. The row of a program that needs more than there is says
-so. PyTorch comes first, for JAX keeps the memory that it has had; set XLA_PYTHON_CLIENT_PREALLOCATE=false, or PyTorch
+"PyTorch" builds the four points and takes the maximum of the six products, one after the other. "compiled" is the same
+function after torch.compile, on a GPU. "in blocks" is our loss with block_size=256. All programs multiply in full
+float32, not in TF32. Embeddings have 512 dimensions. Times are medians of five rounds. Memory is the memory that XLA
+reserves for intermediate arrays, or the peak memory of PyTorch on a GPU. A row says so if the program runs out of
+memory. PyTorch runs first, because JAX keeps its memory. Set XLA_PYTHON_CLIENT_PREALLOCATE=false. Otherwise PyTorch
 gets a quarter of the GPU's memory.
 """
 
@@ -27,7 +27,7 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory"  
 
 
 def torch_loss(anchor, positive):
-    """The formula as losses.py has it in JAX, every pair a class of its own."""
+    """The formula of losses.py in PyTorch, where every pair is a class."""
     import torch
 
     def mirrored(point, axis):
@@ -72,7 +72,7 @@ def run_ours(n: int, variant: str) -> tuple[float, str, float]:
 
 
 def row(n: int, name: str, run: Callable[[], tuple[float, str, float]]) -> float | None:
-    """Prints the row of a program and returns its value, if it has one."""
+    """Prints the row of a program. Returns its value, or None if it did not run."""
     try:
         seconds, memory, value = run()
     except ImportError:

@@ -1,14 +1,14 @@
-"""Time and memory of the losses, value and gradient, beside the formulas as written and pytorch-metric-learning.
+"""Time and memory of value and gradient of the losses, compared with their formulas and pytorch-metric-learning.
 
     python benchmarks/losses.py              # the table, about five minutes on two cores
-    python benchmarks/losses.py --large      # 65,536 pairs in a process of its own, with its peak memory
+    python benchmarks/losses.py --large      # 65,536 pairs, with the peak memory of the process
 
-"formula" builds the points, multiplies every candidate pair of them (6 products for Symm + N-pair, 24 for Symm +
-Angular) and takes the maximum of the stack; "running maximum" is the same with a chain of pairwise maxima instead.
-"in blocks" is ours with block_size=256. Embeddings have 512 dimensions. Rounds alternate between the programs; a
-time is the median of its rounds, memory what XLA reserves for intermediate arrays. pytorch-metric-learning, an
-optional requirement (pip install torch pytorch-metric-learning), uses every image as an anchor, so it compares 2 n
-with 2 n images where the others compare n with n.
+"formula" builds the points, multiplies every candidate pair (6 products for Symm + N-pair, 24 for Symm + Angular), and
+takes the maximum of the stacked products. "running maximum" takes pairwise maxima one after the other. "in blocks" is
+our loss with block_size=256. Embeddings have 512 dimensions. Rounds alternate between the programs. A time is the
+median over the rounds. Memory is the memory that XLA reserves for intermediate arrays. pytorch-metric-learning is
+optional (pip install torch pytorch-metric-learning). It uses every image as an anchor, so it compares 2 n with 2 n
+images. The other programs compare n with n images.
 """
 
 import argparse
@@ -86,7 +86,7 @@ PEER = "pytorch-metric-learning"
 
 
 def random_batch(n):
-    """Anchors and positives about as alike as those of a network in training, each class once."""
+    """Anchors and positives about as similar as those of a network in training, one pair per class."""
     rng = np.random.default_rng(0)
     anchor = rng.normal(size=(n, DIM)).astype(np.float32)
     positive = anchor + rng.normal(size=(n, DIM)).astype(np.float32)
@@ -94,7 +94,7 @@ def random_batch(n):
 
 
 def compiled(loss: Callable, batch: tuple) -> tuple[Callable, float, tuple]:
-    """A function without arguments to time, its intermediate memory in MB, and its result."""
+    """Returns a function without arguments to time, its intermediate memory in MB, and its result."""
     batch = [jax.device_put(x) for x in batch]
     program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*batch).compile()
 
@@ -105,7 +105,7 @@ def compiled(loss: Callable, batch: tuple) -> tuple[Callable, float, tuple]:
 
 
 def torch_peer(name: str, batch: tuple) -> Callable | None:
-    """The loss of pytorch-metric-learning that `name` is called, or None."""
+    """Returns the loss of pytorch-metric-learning with this name, or None."""
     try:
         import torch
         from pytorch_metric_learning import distances

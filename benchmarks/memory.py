@@ -1,14 +1,14 @@
-"""What bounds a batch of a million images: memory and work of a training step, from what XLA reports of its programs.
+"""The limits of a batch of a million images: memory and operations of a training step, as XLA reports them.
 
     python benchmarks/memory.py  # compiles and runs nothing; about two minutes
 
-Symm + N-pair, embeddings of 512 dimensions, rows of the loss in blocks of 256. Figures are of one device.
+Symm + N-pair, embeddings of 512 dimensions, rows of the loss in blocks of 256. Values are per device.
 
-- embeddings: anchors and positives of the whole batch, gathered on every device, float32; their gradient is as much.
-- gathered: bytes that a device receives in a step, embeddings going out and gradients coming back.
-- loss: what the loss keeps beside that, measured at 2,048 and 4,096 pairs and continued in a straight line.
-- network: what the backbone keeps between its passes, from a step of 8 and of 16 images, likewise.
-- operations: those of the loss's products, twelve of (rows, 512) x (512, columns), and of the network.
+- embeddings: anchors and positives of the whole batch, gathered on every device, float32. Their gradient is as large.
+- gathered: bytes that a device receives in a step: gathered embeddings and their gradients.
+- loss: other memory of the loss, measured at 2,048 and 4,096 pairs and extrapolated linearly.
+- network: memory of the backbone between its passes, measured at 8 and 16 images and extrapolated linearly.
+- operations: those of the loss, twelve products of (rows, 512) x (512, columns), and those of the network.
 """
 
 import checkout  # noqa: F401
@@ -24,8 +24,8 @@ BLOCK = 256
 PRODUCTS = 12
 
 
-def of_loss(rows: int) -> int:
-    """Bytes for intermediate arrays of the loss and its gradient with so many pairs."""
+def measure_loss(rows: int) -> int:
+    """Returns the bytes of the intermediate arrays of the loss and its gradient, for `rows` pairs."""
     points = jax.ShapeDtypeStruct((rows, DIM), jnp.float32)
     labels = jax.ShapeDtypeStruct((rows,), jnp.int32)
 
@@ -35,8 +35,8 @@ def of_loss(rows: int) -> int:
     return _compile(jax.grad(loss, (0, 1)), points, points, labels).memory_analysis().temp_size_in_bytes
 
 
-def of_network(images: int) -> tuple[int, float]:
-    """Bytes for intermediate arrays of GoogLeNet's passes there and back, and operations."""
+def measure_network(images: int) -> tuple[int, float]:
+    """Returns the bytes of the intermediate arrays of GoogLeNet's passes, and the number of operations."""
     model = models.create("googlenet", dim=DIM)
     batch = jax.ShapeDtypeStruct((images, SIZE, SIZE, 3), jnp.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)
@@ -53,9 +53,9 @@ def _compile(function, *arguments):
 
 
 def main() -> None:
-    loss = {rows: of_loss(rows) for rows in (2048, 4096)}
+    loss = {rows: measure_loss(rows) for rows in (2048, 4096)}
     loss_slope = (loss[4096] - loss[2048]) / 2048
-    network = {images: of_network(images) for images in (8, 16)}
+    network = {images: measure_network(images) for images in (8, 16)}
     bytes_an_image, work_an_image = ((b - a) / 8 for a, b in zip(network[8], network[16], strict=True))
     print(f"GoogLeNet at {SIZE} px: {bytes_an_image / 1e6:,.0f} MB and {work_an_image / 1e9:,.1f} GFLOP an image")
     print(f"loss in blocks of {BLOCK}: {loss_slope / 1e3:,.1f} kB a pair\n")

@@ -1,4 +1,4 @@
-"""Draws docs/synthesis.png: the points that each synthesis makes of two classes, and the hardest pair of them.
+"""Draws docs/synthesis.png: the points of each synthesis for two classes, and the hardest pair of these points.
 
 python docs/draw_synthesis.py
 """
@@ -25,7 +25,7 @@ def draw(ax, title, function, names):
     anchor, positive = (jnp.stack([np.cos(x), np.sin(x)], axis=1) for x in angles.T)
     points = np.asarray(synthesis.points(function(anchor, positive), anchor, positive))
     classes = mining.create_points(anchor, positive, function)
-    _, winners = mining.hardest(classes, classes, candidates.Rule(candidates.choose("product", 4)))
+    _, winners = mining.find_hardest(classes, classes, candidates.Rule(candidates.lookup_pairs("product", 4)))
     k, l = divmod(int(winners[0, 1]), 16)
 
     turn = np.linspace(-0.45, 2.5, 200)

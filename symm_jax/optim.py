@@ -1,5 +1,6 @@
 """The original's optimiser as an Optax chain: staircase schedule, TensorFlow's Adam, scaled embedding gradients."""
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,9 @@ import optax
 def staircase_schedule(
     initial: float, decay_rate: float, decay_every: int, stop_step: int, final: float
 ) -> optax.Schedule:
-    """initial x decay_rate^floor(step / decay_every) before `stop_step`, the constant `final` from then on.
+    """Creates the schedule initial x decay_rate^floor(step / decay_every), and the constant `final` from `stop_step`.
 
-    The original: 1e-4, halved every 5,000 steps, 1e-5 from step 15,000.
+    The original: 1e-4, halved every 5,000 steps, then 1e-5 from step 15,000.
     """
     decay = optax.exponential_decay(initial, decay_every, decay_rate, staircase=True)
     return optax.join_schedules([decay, optax.constant_schedule(final)], [stop_step])
@@ -28,38 +29,49 @@ def create(
     clip_norm: float = 0.0,
     backbone_rate: float = 1.0,
 ) -> optax.GradientTransformation:
-    """Embedding gradients x 10, then the optional clip of each array, then Adam, as the original orders them.
+    """Creates the optimiser: embedding gradients x 10, then an optional clip of each array, then Adam.
 
-    Multiplying a gradient by 10 changes little under Adam, which divides the factor out again but for eps and
-    the clip; it is kept because the original has it.
+    The order is that of the original. The factor 10 has little effect, because Adam divides by the size of the
+    gradient. Only eps and the clip depend on it. It is kept because the original has it.
 
     Args:
-      learning_rate: schedule, step -> rate; step counts the updates made before.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: added to the root of the raw second moment, see `scale_by_tensorflow_adam`.
-      embedding_gradient_scale: factor on the gradients below params["embedding"].
-      clip_norm: largest L2 norm of any one array's gradient; 0 does not clip.
-      backbone_rate: learning rate of params["backbone"] over that of the rest; 0 freezes it. Today's practice of
-        fine-tuning, to which the original's factor on gradients was meant to come.
+      learning_rate: schedule, step -> learning rate. The first update has step 0.
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: term added to the root of the uncorrected second moment, see `scale_by_tensorflow_adam`.
+      embedding_gradient_scale: factor of the gradients of params["embedding"].
+      clip_norm: largest L2 norm of the gradient of an array; 0: no clip.
+      backbone_rate: learning rate of params["backbone"] divided by that of the other parameters; 0 freezes the
+        backbone. Fine-tuning today does this. The original's factor of gradients has the same purpose.
+
+    Returns:
+      The transformation. params has the top-level keys "backbone" and "embedding".
     """
     steps = [scale_embedding_gradients(embedding_gradient_scale)]
     if clip_norm:
         steps.append(clip_each_by_norm(clip_norm))
     steps += [scale_by_tensorflow_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate)]
     if backbone_rate != 1:
-        groups = {"backbone": optax.scale(backbone_rate), "embedding": optax.identity()}
+        groups: dict[Hashable, optax.GradientTransformation] = {
+            "backbone": optax.scale(backbone_rate),
+            "embedding": optax.identity(),
+        }
         steps.append(optax.partition(groups, lambda params: {name: name for name in params}))
     return optax.chain(*steps)
 
 
 def weight_penalty(params: Any) -> jax.Array:
-    """Sum of 0.5 |w|^2 over all arrays, biases too. It is part of the loss, so its gradient passes through Adam."""
-    return 0.5 * sum(jnp.vdot(w, w).astype(jnp.float32) for w in jax.tree.leaves(params))
+    """L2 regularisation: the sum of 0.5 |w|^2 over all arrays, also biases, as a float32 scalar.
+
+    It is part of the loss, so its gradient passes through Adam. For bfloat16 arrays, optax.tree.norm(squared=True)
+    would add the terms and return the sum in bfloat16.
+    """
+    total: Any = sum(jnp.vdot(w, w).astype(jnp.float32) for w in jax.tree.leaves(params))
+    return 0.5 * total
 
 
 def scale_embedding_gradients(factor: float) -> optax.GradientTransformation:
-    """Multiplies the updates below the top-level key "embedding" by `factor`."""
+    """Multiplies the updates of the top-level key "embedding" by `factor`."""
 
     def update(updates, state, params=None):
         del params
@@ -69,7 +81,7 @@ def scale_embedding_gradients(factor: float) -> optax.GradientTransformation:
 
 
 def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales each array's update down to L2 norm `max_norm` where it is longer (optax clips the global norm)."""
+    """Scales the update of each array to L2 norm `max_norm` if its norm is larger. Optax clips the global norm."""
 
     def clip(g):
         norm = optax.safe_norm(g, min_norm=1e-30)
@@ -83,7 +95,9 @@ def clip_each_by_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 class TensorflowAdamState(NamedTuple):
-    count: jax.Array
+    """The number of updates so far, and the moments of the gradients."""
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # checkpoints and optax use this name
     mu: Any
     nu: Any
 
@@ -91,8 +105,7 @@ class TensorflowAdamState(NamedTuple):
 def scale_by_tensorflow_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """Adam in the form of tf.train.AdamOptimizer: sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps).
 
-    optax.scale_by_adam adds eps to the corrected root instead, which differs while t is small: no constant
-    eps there gives this update.
+    optax.scale_by_adam adds eps to the corrected root. The updates differ while t is small, for any constant eps.
     """
 
     def init(params):
@@ -101,10 +114,10 @@ def scale_by_tensorflow_adam(b1: float, b2: float, eps: float) -> optax.Gradient
 
     def update(updates, state, params=None):
         del params
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
-        # 1 - b^t from the exponential's small end: float32 loses three digits of 1 - 0.999 otherwise.
+        # expm1 computes 1 - b^t with full precision. In float32, 1 - 0.999 loses three digits.
         correction = jnp.sqrt(-jnp.expm1(count * jnp.log(b2))) / -jnp.expm1(count * jnp.log(b1))
         updates = jax.tree.map(lambda m, v: (correction * m / (jnp.sqrt(v) + eps)).astype(m.dtype), mu, nu)
         return updates, TensorflowAdamState(count, mu, nu)

@@ -1,7 +1,7 @@
-"""Similarities of embeddings: products in full precision, across devices, and row block by row block.
+"""Similarities of embeddings: products in full precision, over several devices, in blocks of rows.
 
 A loss of n pairs compares every row (a class of this device) with every column (a class of any device).
-`sum_over_rows` visits a block of rows at a time, so that not all of those comparisons are held at once.
+`sum_over_row_blocks` processes one block of rows after the other, so that memory holds the comparisons of one block.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,25 @@ import jax.numpy as jnp
 
 
 def gather(x: Any, axis_name: str | None) -> Any:
-    """Rows of all devices in device order: leaves (n, ...) -> (devices * n, ...); `x` itself without an axis."""
+    """Gathers the rows of all devices, in device order.
+
+    Args:
+      x: tree of arrays (n, ...).
+      axis_name: the mapped axis of the devices. None returns `x`.
+
+    Returns:
+      Tree of arrays (devices * n, ...).
+    """
     if axis_name is None:
         return x
     return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis_name, tiled=True), x)
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x @ y.T in full float32 (or float64): accelerators' shorter formats would reorder near neighbours."""
+    """Multiplies x (n, dim) by the transpose of y (m, dim), in full float32 (float64 for float64 input).
+
+    The shorter formats of accelerators would change the order of near neighbours.
+    """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jax.lax.dot_general(
         x, y, (((1,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype
@@ -27,8 +38,8 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Rows of unit L2 norm, (n, dim) -> (n, dim); a zero row stays zero, with gradient 0."""
-    # Scaling by the largest entry first keeps the squares of huge and tiny rows within range.
+    """Scales the rows of x (n, dim) to unit L2 norm. A zero row stays zero, with gradient 0."""
+    # Division by the largest entry keeps the squares of huge and tiny rows within the range of the dtype.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     x = x / jnp.where(largest > 0, largest, 1)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -36,12 +47,12 @@ def normalize(x: jax.Array) -> jax.Array:
 
 
 def root(square: jax.Array) -> jax.Array:
-    """Square root; 0 with gradient 0 where rounding or equal points leave nothing above 0."""
+    """The square root. Entries that are not above 0, from equal points or from rounding, give 0 with gradient 0."""
     ok = square > 0
     return jnp.where(ok, jnp.sqrt(jnp.where(ok, square, 1)), 0)
 
 
-def sum_over_rows(
+def sum_over_row_blocks(
     function: Callable[..., tuple[jax.Array, Any]],
     rows: Any,
     columns: Any,
@@ -49,35 +60,35 @@ def sum_over_rows(
     column_ids: Any,
     block_size: int,
 ) -> tuple[jax.Array, Any]:
-    """The sum of a function over blocks of rows, each against all columns, in memory for one block.
+    """Sums a function over blocks of rows, each with all columns, in the memory of one block.
 
-    The gradient of a block is taken together with its value and only its sums are kept, so that nothing of size
-    rows x columns is ever stored and no product is made twice.
+    The gradient of a block is computed together with its value. Only sums over blocks are kept. No array of size
+    rows x columns is stored, and no product is computed twice.
 
     Args:
-      function: (rows, columns, row_ids, column_ids) -> (scalar, tree of further sums that have no gradient); of
-        any number of rows. It may close over Python values only.
+      function: (rows, columns, row_ids, column_ids) -> (scalar, tree of further sums without gradient), for any
+        number of rows. The function may close over Python values only, not over arrays.
       rows: tree of floating arrays (n, ...).
       columns: tree of floating arrays (N, ...).
       row_ids: tree of integer arrays (n, ...).
       column_ids: tree of integer arrays (N, ...).
-      block_size: rows at a time; n need not be a multiple.
+      block_size: number of rows in a block. n need not be a multiple of it.
 
     Returns:
-      What `function` returns, summed over the blocks.
+      The results of `function`, summed over the blocks.
     """
     n = len(jax.tree.leaves(row_ids)[0])
     if n <= block_size:
         return function(rows, columns, row_ids, column_ids)
-    rest = n % block_size
+    remainder = n % block_size
 
     def scan(step, start, rows):
-        """Folds `step` over the full blocks, then over the rest; returns (carry, outputs of each row)."""
-        blocks = jax.tree.map(lambda x: x[: n - rest].reshape(n // block_size, block_size, *x.shape[1:]), rows)
+        """Folds `step` over the full blocks, then over the remaining rows. Returns (carry, outputs per row)."""
+        blocks = jax.tree.map(lambda x: x[: n - remainder].reshape(n // block_size, block_size, *x.shape[1:]), rows)
         carry, out = jax.lax.scan(step, start, blocks)
-        out = jax.tree.map(lambda x: x.reshape(n - rest, *x.shape[2:]), out)
-        if rest:
-            carry, last = step(carry, jax.tree.map(lambda x: x[n - rest :], rows))
+        out = jax.tree.map(lambda x: x.reshape(n - remainder, *x.shape[2:]), out)
+        if remainder:
+            carry, last = step(carry, jax.tree.map(lambda x: x[n - remainder :], rows))
             out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, last)
         return carry, out
 

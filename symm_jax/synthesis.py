@@ -1,58 +1,81 @@
-"""Synthetic hard samples: from the two points of a class to coefficients of new ones.
+"""Syntheses: from the two points of a class to the coefficients of synthetic hard points.
 
-Every synthetic point of the literature that is made from an anchor a and a positive p of one class lies in
-their plane, q = x a + y p. A synthesis is therefore a pure function
+Let a be the anchor and p the positive of one class. Every synthetic point of the literature that is made from them
+lies in their plane, q = x a + y p. A synthesis is therefore a pure function
 
     (anchor (n, dim), positive (n, dim)) -> coefficients (n, points, 2)
 
-with coefficients[i, k] = (x, y) of the k-th point of class i. The losses work on the coefficients alone: all
-similarities between points of any two classes follow from the products of the originals (mining.py), so the
-points are never built there. `points` builds them, for figures and tests.
+where coefficients[i, k] = (x, y) of point k of class i. The losses use the coefficients only: all similarities between
+the points of two classes follow from the products of the originals (losses/mining.py). The losses never build the
+points. `points` builds them, for figures and tests.
 
-The first two points are the originals, (1, 0) and (0, 1), so that mining may choose them. `with_originals` puts them
-before the points of a synthesis of your own:
+The first two points are the originals, (1, 0) and (0, 1), because the miner selects among real and synthetic points.
+`with_originals` puts them before the points of your own synthesis:
 
-    def halfway(anchor, positive):
-        return with_originals(jnp.full((len(anchor), 1, 2), 0.5))
+    def halfway(anchor, positive, *, at=0.5):
+        return with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
+
+Pass the function to a loss, `npair_loss(..., synthesis=halfway)`. For use in a config, `register` it.
 """
 
 import numbers
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from symm_jax import similarity
+from symm_jax import signatures, similarity
+
+Synthesis = Callable[[jax.Array, jax.Array], jax.Array]
+
+MAX_POINTS = 8  # points of a class. A winner (k, l) is stored in one byte, and more than 64 pairs compile for minutes.
 
 
-def with_originals(coefficients: jax.Array) -> jax.Array:
-    """Puts the anchor and the positive before synthetic points: (n, new, 2) -> (n, 2 + new, 2).
+def with_originals(coefficients: Float[Array, "n new 2"]) -> Float[Array, "n points 2"]:
+    """Puts the anchor and the positive before synthetic points.
 
-    The losses rely on it: they take the first two points for the originals, whatever the coefficients there.
+    Args:
+      coefficients: (n, new, 2) floating, of synthetic points.
+
+    Returns:
+      Coefficients (n, 2 + new, 2). The losses take the first two points for the originals, whatever the coefficients
+      of these points are.
     """
     originals = jnp.broadcast_to(jnp.eye(2, dtype=coefficients.dtype), (len(coefficients), 2, 2))
     return jnp.concatenate([originals, coefficients], axis=1)
 
 
 def symmetric(
-    anchor: jax.Array, positive: jax.Array, *, ratio: float = 2.0, norm_ratio: float = 1.0, rescale: bool = False
-) -> jax.Array:
-    """The symmetrical synthesis: each point of a pair mirrored about the other.
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    *,
+    ratio: float = 2.0,
+    norm_ratio: float = 1.0,
+    rescale: bool = False,
+) -> Float[Array, "n 4 2"]:
+    """The symmetrical synthesis: the mirror image of each point about the other point of its pair.
 
     The mirror image of p about the axis a is q = norm_ratio (ratio r - p), where r = (a.p / |a|^2) a is the
-    projection of p on the line of a (Gu and Ko, AAAI 2020, equations 4 to 6). With ratio 2 and norm_ratio 1 it
-    is a reflection: |q| = |p| and q.a = p.a.
+    projection of p on the line of a (Gu and Ko, AAAI 2020, equations 4 to 6). With ratio 2 and norm_ratio 1, q is the
+    reflection of p: |q| = |p| and q.a = p.a.
 
     Args:
       anchor: (n, dim) floating.
-      positive: (n, dim), same shape and dtype as `anchor`, same class row by row.
-      ratio: how far the point moves through its projection; 2 is the mirror image, 1 falls short of it.
-      norm_ratio: length factor of the result.
-      rescale: give the result the norm of its axis instead.
+      positive: (n, dim), same shape and dtype as `anchor`. Row i of both has the same class.
+      ratio: how far the point moves through its projection. 2 gives the mirror image, 1 stops before it.
+      norm_ratio: factor of the norm of the result.
+      rescale: give the result the norm of its axis. `norm_ratio` then has no effect.
 
     Returns:
-      Coefficients (n, 4, 2) of: anchor, positive, mirror of positive about anchor, mirror of anchor about
-      positive. An axis of length zero has no direction: its mirror image is then -norm_ratio p, with finite
-      gradients.
+      Coefficients (n, 4, 2), float32 or float64, of: anchor, positive, mirror image of the positive about the anchor,
+      mirror image of the anchor about the positive. An axis of norm 0 has no direction. The mirror image is then
+      -norm_ratio p, with finite gradients.
+
+    Raises:
+      ValueError: anchor and positive are not both (n, dim).
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,7 +86,7 @@ def symmetric(
     aa, ap, pp, _ = _products(anchor, positive)
 
     def mirror(axis_axis, point_point):
-        """Coefficients (on the axis, on the mirrored point), each (n,)."""
+        """Returns the coefficients (on the axis, on the mirrored point), each (n,)."""
         on_axis = norm_ratio * ratio * _divide(ap, axis_axis)
         on_point = jnp.full_like(ap, -norm_ratio)
         if rescale:
@@ -77,25 +100,31 @@ def symmetric(
     return with_originals(jnp.stack([positive_about_anchor, anchor_about_positive], axis=1))
 
 
-def interpolated(anchor: jax.Array, positive: jax.Array, *, num: int = 2, l2_normalize: bool = True) -> jax.Array:
+def interpolated(
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    *,
+    num: int = 2,
+    l2_normalize: bool = True,
+) -> Float[Array, "n points 2"]:
     """Embedding Expansion: points that divide the segment from anchor to positive into equal parts.
 
-    The k-th of `num` points is ((num + 1 - k) a + k p) / (num + 1), scaled to unit length if `l2_normalize` (Ko and
-    Gu, CVPR 2020).
+    Point k of `num` is ((num + 1 - k) a + k p) / (num + 1), scaled to unit norm if `l2_normalize` (Ko and Gu, CVPR
+    2020).
 
     Args:
-      anchor: (n, dim) floating; of unit length where `l2_normalize` is set, else the points' lengths differ from
-        the originals'.
-      positive: (n, dim), same shape and dtype as `anchor`, same class row by row.
-      num: how many points, 1 or more.
-      l2_normalize: scale the points to unit length.
+      anchor: (n, dim) floating. With `l2_normalize`, give embeddings of unit norm; otherwise the norms of originals
+        and synthetic points differ.
+      positive: (n, dim), same shape and dtype as `anchor`. Row i of both has the same class.
+      num: number of points, from 1 to 6 for the losses.
+      l2_normalize: scale the points to unit norm.
 
     Returns:
-      Coefficients (n, 2 + num, 2) of: anchor, positive, the points from the anchor's side on. The middle of
-      opposite points is 0 and stays 0, with finite gradients.
+      Coefficients (n, 2 + num, 2), float32 or float64, of: anchor, positive, then the points from anchor to positive.
+      The midpoint of opposite points is 0. It is not scaled, and its gradients are finite.
 
     Raises:
-      ValueError: `num` is not a whole number above 0.
+      ValueError: `num` is not an integer above 0, or anchor and positive are not both (n, dim).
 
     Example:
       >>> import jax.numpy as jnp
@@ -104,7 +133,7 @@ def interpolated(anchor: jax.Array, positive: jax.Array, *, num: int = 2, l2_nor
       [0.707 0.707]
     """
     if isinstance(num, bool) or not isinstance(num, numbers.Integral) or num < 1:
-        raise ValueError(f"num must be a whole number of points, 1 or more; got {num!r}")
+        raise ValueError(f"num must be an integer number of points, 1 or more; got {num!r}")
     aa, ap, pp, scale = _products(anchor, positive)
     t = jnp.arange(1, num + 1, dtype=aa.dtype)[None, :] / (num + 1)
     new = jnp.stack([1 - t, t], axis=-1) * jnp.ones_like(aa)[:, None, None]
@@ -114,19 +143,102 @@ def interpolated(anchor: jax.Array, positive: jax.Array, *, num: int = 2, l2_nor
     return with_originals(new)
 
 
-def points(coefficients: jax.Array, anchor: jax.Array, positive: jax.Array) -> jax.Array:
-    """Builds the points: (n, points, 2), (n, dim), (n, dim) -> (n, points, dim)."""
+def points(
+    coefficients: Float[Array, "n points 2"],
+    anchor: Float[Array | np.ndarray, "n dim"],
+    positive: Float[Array | np.ndarray, "n dim"],
+) -> Float[Array, "n points dim"]:
+    """Builds the points from their coefficients.
+
+    Args:
+      coefficients: (n, points, 2) floating, from a synthesis.
+      anchor: (n, dim) floating, as given to the synthesis.
+      positive: (n, dim), as given to the synthesis.
+
+    Returns:
+      (n, points, dim).
+    """
     return coefficients[..., :1] * anchor[:, None, :] + coefficients[..., 1:] * positive[:, None, :]
 
 
-SYNTHESES = {"symmetric": symmetric, "interpolated": interpolated}
+SYNTHESES: dict[str, Callable[..., jax.Array]] = {"symmetric": symmetric, "interpolated": interpolated}
 
 
-def _products(anchor: jax.Array, positive: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """a.a, a.p and p.p of each pair (n,), in float32 at least, of vectors divided by the returned scale (n, 1).
+def register(name: str, function: Callable[..., jax.Array]) -> None:
+    """Adds a synthesis to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
 
-    The scale keeps the squares of huge and tiny vectors within range; it is a constant for gradients.
+    Call this function in the config file or in a module that the config file imports.
+
+    Args:
+      name: the name in configs.
+      function: (anchor (n, dim), positive (n, dim), *, options with defaults) -> coefficients (n, points, 2).
+
+    Raises:
+      ValueError: the name is taken, or the function breaks the contract of a synthesis: see `check`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def halfway(anchor, positive, *, at=0.5):
+      ...     return with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
+      >>> register("halfway", halfway)
+      >>> del SYNTHESES["halfway"]
     """
+    signatures.register("synthesis", name, function, SYNTHESES, check)
+
+
+def check(name: str, function: Callable[..., jax.Array]) -> None:
+    """Checks the contract of a synthesis on a few pairs.
+
+    - The function takes anchor and positive by position, and its options by keyword, each with a default.
+    - The result is (n, points, 2), floating, with at most MAX_POINTS points.
+    - The first two points are the originals, (1, 0) and (0, 1).
+    - Coefficients and their gradients are finite, also for a pair of equal points.
+    - Row i depends on row i of anchor and positive only, so that devices can share a batch.
+
+    Raises:
+      ValueError: the contract is broken. The message names the synthesis and says what to do.
+    """
+    what = f"synthesis {name!r}"
+    signatures.check_signature(what, function, ("anchor", "positive"))
+    anchor, positive = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32))
+    positive = positive.at[3].set(anchor[3])
+    try:
+        coefficients = function(anchor, positive)
+    except Exception as error:
+        raise ValueError(
+            f"{what} fails for anchor and positive of shape {anchor.shape}: {type(error).__name__}: {error}"
+        ) from error
+    shape, dtype = getattr(coefficients, "shape", ()), getattr(coefficients, "dtype", None)
+    if len(shape) != 3 or shape[::2] != (4, 2) or not 2 <= shape[1] <= MAX_POINTS:
+        raise ValueError(
+            f"{what} must return coefficients of shape (4, points, 2) for anchor {anchor.shape}, with 2 to "
+            f"{MAX_POINTS} points; got {shape or type(coefficients).__name__}"
+        )
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{what} must return floating coefficients, got {dtype}")
+    if not (np.asarray(coefficients[:, :2]) == np.eye(2)).all():
+        raise ValueError(
+            f"{what} must return the originals first, coefficients (1, 0) and (0, 1); got "
+            f"{np.asarray(coefficients[0, :2]).tolist()}. Return synthesis.with_originals(coefficients)."
+        )
+    gradients = jax.grad(lambda a, p: jnp.sum(function(a, p)), argnums=(0, 1))(anchor, positive)
+    for kind, values in ("coefficients", (coefficients,)), ("gradients", gradients):
+        bad = [i for i in range(4) if not all(bool(jnp.isfinite(x[i]).all()) for x in values)]
+        if bad:
+            pair = "equal points" if bad == [3] else "ordinary points"
+            raise ValueError(f"{what} must have finite {kind}; they are not finite for a pair of {pair}")
+    if not np.allclose(function(anchor[2:], positive[2:]), coefficients[2:], rtol=1e-4, atol=1e-5):
+        raise ValueError(f"{what} must compute row i from row i of anchor and positive only, without the other rows")
+
+
+def _products(anchor: ArrayLike, positive: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Returns a.a, a.p and p.p of each pair (n,), float32 or float64, of vectors divided by the returned scale (n, 1).
+
+    The scale keeps the squares of huge and tiny vectors within the range of the dtype. Gradients take it as constant.
+    """
+    anchor, positive = jnp.asarray(anchor), jnp.asarray(positive)
+    if anchor.ndim != 2 or anchor.shape != positive.shape:
+        raise ValueError(f"anchor and positive must both be (n, dim), got {anchor.shape} and {positive.shape}")
     dtype = jnp.promote_types(anchor.dtype, jnp.float32)
     a, p = anchor.astype(dtype), positive.astype(dtype)
     largest = jnp.maximum(jnp.max(jnp.abs(a), axis=-1), jnp.max(jnp.abs(p), axis=-1))
@@ -136,6 +248,6 @@ def _products(anchor: jax.Array, positive: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _divide(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x / y, and 0 with gradient 0 where y is too small for a finite gradient, x / y^2."""
+    """Returns x / y. Where y is too small for a finite gradient x / y^2, the result is 0 with gradient 0."""
     ok = y > jnp.finfo(y.dtype).tiny ** 0.5
-    return jnp.where(ok, x / jnp.where(ok, y, 1), 0)  # the inner `where` keeps NaN out of the gradient
+    return jnp.where(ok, x / jnp.where(ok, y, 1), 0)  # the inner `where` avoids NaN in the gradient

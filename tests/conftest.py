@@ -1,4 +1,10 @@
-"""Eight host devices, strict promotion, and small data sets and configs shared by the tests."""
+"""Eight host devices, strict promotion, checked shapes, and small data sets and configs shared by the tests.
+
+Shapes: in the tests, every call of an annotated function of the modules below is checked against its annotations, such
+as `Float[Array, "n dim"]`, by beartype through jaxtyping's import hook. Programs and users run without these checks. A
+wrong shape raises jaxtyping.TypeCheckError before the function runs. Tests of our own errors for wrong arguments
+therefore use the fixture `without_shape_checks`.
+"""
 
 import atexit
 import os
@@ -8,14 +14,20 @@ import threading
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# One for all tests of a run and the programs that they start: many compile the same.
+# All tests of a run and the programs that they start share one cache, because many compile the same programs.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="symm_jax-compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
+import jaxtyping
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The hook must be set before the modules are imported. As in type checkers, an int is accepted for a float.
+jaxtyping.install_import_hook(
+    ["symm_jax.losses", "symm_jax.synthesis", "symm_jax.metrics", "symm_jax.models", "symm_jax.data.augment"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 import http_server
 import photographs
@@ -40,9 +52,17 @@ def data_source(tmp_path):
     return make
 
 
+@pytest.fixture
+def without_shape_checks():
+    """Switches off the checks of annotations, for tests of our own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(autouse=True)
 def forget_warnings():
-    """So that every test is warned anew."""
+    """Makes every test print its warnings, also those that an earlier test printed."""
     from symm_jax import errors
 
     errors.warn.cache_clear()
@@ -66,7 +86,7 @@ def tiny(cars, tmp_path):
 
 @pytest.fixture
 def use_devices(monkeypatch):
-    """A function that makes the program see the first so many of the eight devices."""
+    """A function (number) that makes the program see the first `number` of the eight devices."""
     pmap = jax.pmap
 
     def use(number):
@@ -87,7 +107,7 @@ def one_device(use_devices):
 
 @pytest.fixture
 def server(monkeypatch):
-    """An HTTP server that runs, reached without a proxy."""
+    """A running HTTP server, reached without a proxy."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     with http_server.Server() as running:

@@ -1,4 +1,4 @@
-"""The losses as loops over built points in float64: what the fast ones are held against."""
+"""The losses as loops over built points in float64, to test the fast implementations."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def angular(anchor, positive, labels, points, candidates, degrees=45.0, with_npa
 
 
 def triplets(anchor, positive, labels, points):
-    """Yields, for each pair either way round, |x - y|^2 and the squared distances of its negatives."""
+    """Yields |x - y|^2 and the squared distances of the negatives, with x the anchor, then with x the positive."""
     mined = points is not original_points
     sets = points(anchor, positive)
     for i, j in itertools.product(range(len(labels)), (0, 1)):
@@ -89,7 +89,7 @@ def lifted_structure(anchor, positive, labels, points, margin):
     for (near, of_anchor), (_, of_positive) in zip(both_ways[::2], both_ways[1::2], strict=True):
         negatives = np.concatenate([of_anchor, of_positive])
         if points is not original_points:
-            negatives = np.tile(negatives, 2)  # the hardest stands for all four distances of two classes
+            negatives = np.tile(negatives, 2)  # the hardest distance replaces all four distances of two classes
         total = np.sum(np.exp(margin - np.sqrt(negatives)))
         losses.append(max(0.0, np.sqrt(near) + np.log(total)) ** 2 / 2 if total else 0.0)
     return np.mean(losses)

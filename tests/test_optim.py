@@ -1,4 +1,4 @@
-"""The optimiser against its formula in float64, the schedule at its boundaries, and ten recorded steps."""
+"""The optimiser compared with its formula in float64, the schedule at its boundaries, and ten recorded steps."""
 
 import googlenet_weights
 import jax
@@ -76,7 +76,7 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
         metrics.append({name: float(x[0]) for name, x in values.items()})
     loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))
     np.testing.assert_allclose(rate, RECORDED["learning_rate"], rtol=1e-6)
-    # Adam makes steps of the learning rate's size out of rounding: each later loss can be matched less closely.
+    # Adam turns rounding errors into steps of the size of the learning rate. Later losses therefore match less closely.
     np.testing.assert_allclose(loss[0], RECORDED["loss"][0], rtol=1e-5)
     np.testing.assert_allclose(loss[1], RECORDED["loss"][1], rtol=5e-5)
     np.testing.assert_allclose(loss, RECORDED["loss"], rtol=0.03)
@@ -85,7 +85,7 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     backbone = final["backbone"]
     far = np.abs(final["embedding"]["kernel"] - RECORDED["final_embedding_kernel"]) > 2e-4
     assert far.mean() < 1e-4
-    # A weight may differ by all that the ten rates add up to, 5e-4; hardly any does.
+    # A weight may differ by the sum of the ten learning rates, 5e-4. Few weights do.
     for ours, name in (
         (final["embedding"], "final_embedding_kernel"),
         (backbone["conv1_7x7_s2"], "final_conv1_7x7_s2"),

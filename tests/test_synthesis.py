@@ -1,4 +1,6 @@
-"""Synthetic points against the recorded outputs of the original, and what they must obey."""
+"""Synthetic points compared with recorded outputs of the original, their properties, and the contract of syntheses."""
+
+from pathlib import Path
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -73,7 +75,61 @@ def test_coefficients_of_bfloat16_embeddings_are_made_in_float32():
     np.testing.assert_array_equal(synthesis.symmetric(anchor, positive), synthesis.symmetric(*wide))
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("num", [0, 1.5, "2"])
 def test_a_wrong_number_of_points_is_named(num):
     with pytest.raises(ValueError, match="num must be"):
         synthesis.interpolated(np.ones((2, 3)), np.ones((2, 3)), num=num)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Removes registered syntheses after the test."""
+    monkeypatch.setattr(synthesis, "SYNTHESES", synthesis.SYNTHESES.copy())
+    return synthesis.SYNTHESES
+
+
+@pytest.mark.parametrize("name", synthesis.SYNTHESES)
+def test_shipped_syntheses_keep_the_contract_and_are_documented(name):
+    synthesis.check(name, synthesis.SYNTHESES[name])
+    assert f"`synthesis.{name}(" in Path("docs/losses.md").read_text()
+
+
+def halfway(anchor, positive, *, at=0.5):
+    return synthesis.with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
+
+
+def test_a_registered_synthesis_is_in_the_registry(registry):
+    synthesis.register("halfway", halfway)
+    assert registry["halfway"] is halfway
+
+
+def to_the_mean(anchor, positive):
+    t = jnp.mean(anchor, axis=0) @ positive.T
+    return synthesis.with_originals(jnp.stack([t, 1 - t], axis=-1)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda a, p: jnp.full((len(a), 3, 2), 0.5), r"originals first.*with_originals"),
+        (lambda a, p: synthesis.with_originals(jnp.zeros((len(a), 7, 2))), r"2 to 8 points; got \(4, 9, 2\)"),
+        (lambda a, p: a, r"\(4, points, 2\) for anchor \(4, 3\).*got \(4, 3\)"),
+        (lambda a, p: None, "got NoneType"),
+        (lambda a, p: jnp.zeros((len(a), 3, 2), int), "floating coefficients, got int32"),
+        (lambda a, p, c: a, "must take 2 positional arguments"),
+        (lambda a, p, *, at: a, "must give its option 'at' a default"),
+        (lambda a, p: 1 / 0, "ZeroDivisionError"),
+        (lambda a, p: halfway(a, p) + jnp.log(-1.0), "originals first"),
+        (lambda a, p: synthesis.with_originals((p / (a - p))[:, None, :2]), "finite coefficients.*equal points"),
+        (
+            lambda a, p: synthesis.with_originals(jnp.linalg.norm(a - p, axis=1)[:, None, None] * jnp.ones((1, 1, 2))),
+            "finite gradients.*equal points",
+        ),
+        (to_the_mean, "row i from row i"),
+    ],
+)
+def test_a_broken_contract_of_a_synthesis_is_named(function, message, registry):
+    with pytest.raises(ValueError, match=r"synthesis 'mine'[^\n]*" + message):
+        synthesis.register("mine", function)
+    assert "mine" not in registry

@@ -2,16 +2,18 @@
 
 import math
 
-import jax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from symm_jax.losses import pair_loss
-from symm_jax.losses.mining import Synthesis
+from symm_jax.losses.pair_loss import Loss, Winners
+from symm_jax.synthesis import Synthesis
 
 
 def angular_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    labels: jax.Array,
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    labels: Integer[ArrayLike, " n"],
     *,
     degrees: float = 45.0,
     with_npair: bool = False,
@@ -23,37 +25,37 @@ def angular_loss(
     with_winners: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Loss | tuple[Loss, Winners]:
     """Angular loss (Wang et al., ICCV 2017); with `synthesis` on the hardest points (Gu and Ko, AAAI 2020).
 
     Mean over rows of the cross-entropy of softmax(S[i]) against the columns of the same class, equally weighted,
     plus l2_reg / 4 (mean |a|^2 + mean |p|^2). With t = tan^2(degrees), S[i, j] = 4 t (a_i + p_i).p_j and
-    S[i, i] = 2 (1 + t) a_i.p_i; with synthesis each is the largest over the candidate pairs of points (k, l) in
-    place of (a, p). Where the paper sums over negatives of other classes only, the original, which this follows,
-    treats columns of the row's own class as further positives.
+    S[i, i] = 2 (1 + t) a_i.p_i. With synthesis, a pair of points (k, l) replaces (a, p), and each value is the largest
+    over the candidate pairs. The paper sums over negatives of other classes only. The original treats columns of the
+    row's class as further positives, and so does this function.
 
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer; equal labels are the same class.
-      degrees: upper bound of the angle at the negative, between 0 and 90.
+      labels: (n,) integer. Equal labels mean the same class.
+      degrees: upper bound of the angle at the negative, in degrees, between 0 and 90.
       with_npair: add the N-pair similarity of the same points, a_i.p_j, to S.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None for the originals alone.
-      l2_normalize: use embeddings of unit length in the similarities; the l2 term keeps the raw ones.
-      l2_reg: weight of the l2 term; 0 turns it off.
-      candidates: pairs of points to choose from: "ordered" (12 of 4 points, as the original), "unordered" (6) or
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm. The l2 term uses the unnormalised embeddings.
+      l2_reg: weight of the l2 term, 0 or more. 0: no l2 term.
+      candidates: the pairs of points to mine: "ordered" (12 of 4 points, as the original), "unordered" (6) or
         "product" (16).
-      positives: what stands on the diagonal: the "mined" hardest pair, as in the original, or the "original" a.p.
-      with_winners: also return which pairs of points won.
-      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
-      axis_name: the mapped axis over which the batch is split, if it is.
+      positives: the value on the diagonal: "mined", of the hardest pair, as in the original; or "original", a.p.
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input); if `with_winners`, also the share (points, points) of each
-      pair among the hardest ones of different classes.
+      Scalar, float32 (float64 for float64 input); if `with_winners`, also the fraction (points, points) of
+      each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: shapes, dtypes or options do not fit.
+      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
 
     Example:
       >>> import jax.numpy as jnp

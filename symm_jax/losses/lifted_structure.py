@@ -4,19 +4,22 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from symm_jax import similarity
 from symm_jax.losses import pair_loss
 from symm_jax.losses.candidates import Rule
-from symm_jax.losses.mining import Synthesis
+from symm_jax.losses.pair_loss import Loss, Winners
+from symm_jax.synthesis import Synthesis
 
-_NEVER = -1e30  # exponent of an entry that does not count; finite, so that a row without negatives stays finite
+_NEVER = -1e30  # exponent of an entry that is not a negative. It is finite, so that a row without negatives is finite.
 
 
 def lifted_structure_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    labels: jax.Array,
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    labels: Integer[ArrayLike, " n"],
     *,
     margin: float = 1.0,
     synthesis: Synthesis | None = None,
@@ -25,34 +28,34 @@ def lifted_structure_loss(
     with_winners: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Loss | tuple[Loss, Winners]:
     """Lifted-Structure loss (Oh Song et al., CVPR 2016, equation 4); with `synthesis` on the hardest negatives.
 
-    With D the distance (not squared) of two embeddings, the mean over pairs of max(0, J)^2 / 2, where
+    The mean over pairs of max(0, J)^2 / 2, where D is the Euclidean distance of two embeddings and
 
         J = D(a, p) + log(sum over x in {a, p}, images z of other classes of exp(margin - D(x, z))).
 
-    With synthesis each of the four distances between two classes is the smallest over the candidate pairs of their
-    points, and D(a, p) stays that of the originals (Gu and Ko, AAAI 2020).
+    With synthesis, each of the four distances between two classes is the smallest distance over the candidate pairs of
+    their points. D(a, p) is always that of the originals (Gu and Ko, AAAI 2020).
 
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer; equal labels are the same class.
-      margin: how far negatives are to be, as a distance, 0 or more.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None for the originals alone.
-      l2_normalize: use embeddings of unit length.
-      candidates: pairs of points to choose from: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
-      with_winners: also return which pairs of points won.
-      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
-      axis_name: the mapped axis over which the batch is split, if it is.
+      labels: (n,) integer. Equal labels mean the same class.
+      margin: required distance of negatives, 0 or more.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm.
+      candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input), 0 where there is no negative; if `with_winners`, also the share
-      (points, points) of each pair among the hardest ones of different classes.
+      Scalar, float32 (float64 for float64 input), 0 if there is no negative; if `with_winners`, also the
+      fraction (points, points) of each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: shapes, dtypes or options do not fit.
+      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,8 +84,8 @@ def lifted_structure_loss(
         push = jax.nn.logsumexp(jnp.where(different, margin - similarity.root(-2 * close), _NEVER), axis=1)
         return jnp.sum(jnp.square(jax.nn.relu(pull + push + math.log(4 / copies)))), None
 
-    rule = Rule(batch.candidates, distance=True)
+    rule = Rule(batch.pairs, distance=True)
     pull = similarity.root(pair_loss.squared_distance(batch.points))
     total, _, winners = pair_loss.reduce_rows(batch, row_loss, pull, rule=rule, plain=pair_loss.closeness)
-    loss = 0.5 * total / len(anchor)
-    return (loss, winners) if with_winners else loss
+    loss = 0.5 * total / len(batch.row_ids.label)
+    return pair_loss.attach_winners(loss, winners)

@@ -1,15 +1,17 @@
 """The N-pair loss, plain and on synthetic hard samples."""
 
-import jax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from symm_jax.losses import pair_loss
-from symm_jax.losses.mining import Synthesis
+from symm_jax.losses.pair_loss import Loss, Winners
+from symm_jax.synthesis import Synthesis
 
 
 def npair_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    labels: jax.Array,
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    labels: Integer[ArrayLike, " n"],
     *,
     synthesis: Synthesis | None = None,
     l2_normalize: bool = False,
@@ -20,34 +22,34 @@ def npair_loss(
     with_winners: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Loss | tuple[Loss, Winners]:
     """N-pair loss (Sohn, NIPS 2016); with `synthesis` on the hardest points (Gu and Ko, AAAI 2020, equation 8).
 
     Mean over rows of the cross-entropy of softmax(scale S[i]) against the columns of the same class, equally
-    weighted, plus l2_reg / 4 (mean |a|^2 + mean |p|^2). S[i, j] = a_i.p_j; with synthesis it is the largest
-    similarity over the candidate pairs of points, on the diagonal too, as in the original.
+    weighted, plus l2_reg / 4 (mean |a|^2 + mean |p|^2). S[i, j] = a_i.p_j. With synthesis S[i, j] is the largest
+    similarity over the candidate pairs of points, also on the diagonal, as in the original.
 
     Args:
-      anchor: (n, dim) floating, not normalised (the original trains on raw embeddings).
+      anchor: (n, dim) floating. The original does not normalise embeddings.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer; equal labels are the same class.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None for the originals alone.
-      l2_normalize: use embeddings of unit length in the similarities; the l2 term keeps the raw ones.
-      scale: factor on the similarities, an inverse temperature; the original has none (1).
-      l2_reg: weight of the l2 term; 0 turns it off.
-      candidates: pairs of points to choose from: "unordered" (6 of 4 points, as the original), "ordered" (12) or
+      labels: (n,) integer. Equal labels mean the same class.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm. The l2 term uses the unnormalised embeddings.
+      scale: factor of the similarities (inverse temperature), above 0. The original has none (1).
+      l2_reg: weight of the l2 term, 0 or more. 0: no l2 term.
+      candidates: the pairs of points to mine: "unordered" (6 of 4 points, as the original), "ordered" (12) or
         "product" (16).
-      positives: what stands on the diagonal: the "mined" hardest pair, as in the original, or the "original" a.p.
-      with_winners: also return which pairs of points won.
-      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
-      axis_name: the mapped axis over which the batch is split, if it is.
+      positives: the value on the diagonal: "mined", of the hardest pair, as in the original; or "original", a.p.
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input); if `with_winners`, also the share (points, points) of each
-      pair among the hardest ones of different classes.
+      Scalar, float32 (float64 for float64 input); if `with_winners`, also the fraction (points, points) of
+      each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: shapes, dtypes or options do not fit.
+      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the losses share: checking their arguments, summing over rows, cross-entropy and distances."""
+"""The common parts of the pair losses: checks of arguments, sums over rows, cross-entropy and distances."""
 
 import math
 import numbers
@@ -7,39 +7,45 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from symm_jax import similarity
 from symm_jax.losses import candidates, mining
-from symm_jax.losses.candidates import Rule, lookup_pairs
-from symm_jax.losses.mining import PairPoints, Synthesis
+from symm_jax.losses.candidates import Pairs, Rule, lookup_pairs
+from symm_jax.losses.mining import PairPoints
+from symm_jax.synthesis import Synthesis
 
-_MAX_STORED_PAIRS = 4096  # pairs whose every similarity is stored: some 0.7 GB
-_BLOCK_SIZE = 256  # else rows at a time; more is not faster
+Loss = Float[Array, ""]
+Winners = Float[Array, "points points"]
+
+_MAX_STORED_PAIRS = 4096  # up to so many pairs, all similarities are stored: about 0.7 GB
+_BLOCK_SIZE = 256  # rows in a block, for more pairs. Larger blocks are not faster.
 
 
 class RowIds(NamedTuple):
-    """What identifies rows in the whole batch: label and row number, integers (n,)."""
+    """The identity of rows in the whole batch: label and row number, integers (n,)."""
 
     label: jax.Array
     row: jax.Array
 
 
 class PairBatch(NamedTuple):
-    """What a loss was given, checked: embeddings in float32 at least, and how to go through them."""
+    """The checked arguments of a loss. Embeddings are float32 or float64."""
 
     points: PairPoints
     row_ids: RowIds
-    l2: jax.Array | float
-    candidates: candidates.Pairs | None  # None without synthesis
+    l2: jax.Array | float  # the value of the l2 term
+    pairs: Pairs  # the candidate pairs; () without synthesis
     with_winners: bool
     block_size: int | None
     axis_name: str | None
 
 
 def prepare_batch(
-    anchor: jax.Array,
-    positive: jax.Array,
-    labels: jax.Array,
+    anchor: ArrayLike,
+    positive: ArrayLike,
+    labels: ArrayLike,
     *,
     synthesis: Synthesis | None,
     candidates: str,
@@ -49,9 +55,9 @@ def prepare_batch(
     axis_name: str | None,
     l2_reg: float = 0.0,
 ) -> PairBatch:
-    """Checks the arguments of a loss and makes the points.
+    """Checks the arguments of a loss and creates the points.
 
-    The l2 term is l2_reg / 4 (mean |a|^2 + mean |p|^2) of the raw embeddings, as the original weighs it.
+    The l2 term is l2_reg / 4 (mean |a|^2 + mean |p|^2) of the unnormalised embeddings, with the original's factor 1/4.
 
     Raises:
       ValueError: shapes, dtypes or options do not fit.
@@ -67,9 +73,9 @@ def prepare_batch(
     if synthesis is not None and not callable(synthesis):
         raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
     if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
-        raise ValueError(f"block_size must be None or a whole number of rows, 1 or more; got {block_size!r}")
+        raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:
-        raise ValueError("with_winners needs a synthesis: without one there is nothing to choose from")
+        raise ValueError("with_winners needs a synthesis: without one there are no candidate pairs")
     dtype = jnp.promote_types(anchor.dtype, jnp.float32)
     anchor, positive = anchor.astype(dtype), positive.astype(dtype)
     l2 = 0.25 * l2_reg * sum(jnp.mean(jnp.sum(x * x, axis=1)) for x in (anchor, positive)) if l2_reg else 0.0
@@ -79,7 +85,7 @@ def prepare_batch(
     pairs = lookup_pairs(candidates, points.products.shape[1])
     first = 0 if axis_name is None else len(labels) * jax.lax.axis_index(axis_name)
     row_ids = RowIds(labels, first + jnp.arange(len(labels)))
-    return PairBatch(points, row_ids, l2, pairs if synthesis else None, with_winners, block_size, axis_name)
+    return PairBatch(points, row_ids, l2, pairs if synthesis else (), with_winners, block_size, axis_name)
 
 
 def reduce_rows(
@@ -87,22 +93,22 @@ def reduce_rows(
     row_loss: Callable[..., tuple[jax.Array, Any]],
     extra: Any,
     *,
-    rule: Rule | None = None,
-    plain: Callable[[PairPoints, PairPoints], jax.Array] | None = None,
+    rule: Rule,
+    plain: Callable[[PairPoints, PairPoints], jax.Array],
 ) -> tuple[jax.Array, Any, jax.Array | None]:
-    """Sums a loss over this device's rows, each against the columns of all devices.
+    """Sums a loss over the rows of this device, each compared with the columns of all devices.
 
     Args:
       batch: from `prepare_batch`.
-      row_loss: (values (rows, columns), extra, row_ids, column ids) -> (sum of the rows' losses, any other sums
+      row_loss: (values (rows, columns), extra, row ids, column ids) -> (sum of the losses of the rows, further sums
         without gradient).
-      extra: arrays (n, ...) that rows have beside their points.
-      rule: with synthesis, what the largest is taken of to make the values.
-      plain: without, (row points, column points) -> values.
+      extra: arrays (n, ...) of the rows, besides their points.
+      rule: with synthesis, the values are the largest over the candidates of this rule.
+      plain: without synthesis, the values are those of this function: (row points, column points) -> values.
 
     Returns:
-      (loss sum, other sums, and, if asked for, the share (points, points) of each pair of points among the winners
-      of entries of different classes).
+      (sum of the losses, further sums, winners). With `batch.with_winners`, winners (points, points) is the fraction
+      of each pair of points among the winners of entries of different classes. Otherwise it is None.
     """
     count = batch.points.products.shape[1]
 
@@ -112,14 +118,14 @@ def reduce_rows(
             return total, (other, None)
         different = row_ids.label[:, None] != column_ids.label[None, :]
         counts = candidates.count_winners(winners, different, count)
-        return total, (other, counts.astype(jnp.float32))  # their sum may be past int32
+        return total, (other, counts.astype(jnp.float32))  # their sum may exceed int32
 
     def block(rows, columns, row_ids, column_ids):
         points, extra = rows
-        if not batch.candidates:
+        if not batch.pairs:
             total, other = row_loss(plain(points, columns), extra, row_ids, column_ids)
             return total, (other, None)
-        return mined_loss(*mining.hardest(points, columns, rule), extra, row_ids, column_ids)
+        return mined_loss(*mining.find_hardest(points, columns, rule), extra, row_ids, column_ids)
 
     if _stores_all_entries(batch):
         total, (other, counts) = mining.sum_over_square(mined_loss, batch.points, extra, batch.row_ids, rule)
@@ -127,33 +133,36 @@ def reduce_rows(
         columns, column_ids = similarity.gather((batch.points, batch.row_ids), batch.axis_name)
         rows = batch.points, extra
         size = batch.block_size or _BLOCK_SIZE
-        total, (other, counts) = similarity.sum_over_rows(block, rows, columns, batch.row_ids, column_ids, size)
+        total, (other, counts) = similarity.sum_over_row_blocks(block, rows, columns, batch.row_ids, column_ids, size)
     return total, other, None if counts is None else counts / jnp.maximum(jnp.sum(counts), 1)
 
 
 def _stores_all_entries(batch: PairBatch) -> bool:
-    """Whether to store all n x n entries, for speed: rows are all the classes, not too many, and unasked."""
+    """Whether to store all n x n entries, for speed.
+
+    They are stored with synthesis, without a `block_size`, if the rows are all the classes and not too many.
+    """
     n = len(batch.points.anchor)
     whole = batch.axis_name is None or jax.lax.axis_size(batch.axis_name) == 1
-    unasked = batch.candidates and batch.block_size is None
-    return bool(whole and unasked and n <= _MAX_STORED_PAIRS and mining.rows_at_a_time(n))
+    automatic = batch.pairs and batch.block_size is None
+    return bool(whole and automatic and n <= _MAX_STORED_PAIRS and mining.square_block_size(n))
 
 
 def cross_entropy(
     batch: PairBatch, *, mix: tuple[float, float], own: float, scale: float, positives: str
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Loss | tuple[Loss, Winners]:
     """Mean over rows of the cross-entropy of softmax(scale S[i]) against the columns of the row's class.
 
-    S[i, j] is the largest over candidates (k, l) of (x q[i, k] + y q[i, l]) . q[j, l], (x, y) = `mix`, and on the
-    diagonal of own q[i, k] . q[i, l], k != l. Columns of one class share the target equally. Without synthesis the only
-    candidate is the row's anchor with the column's positive.
+    S[i, j] is the largest value over candidates (k, l) of (x q[i, k] + y q[i, l]) . q[j, l], where (x, y) = `mix`.
+    S[i, i] is the largest value of own q[i, k] . q[i, l], where k != l. Columns of one class share the target
+    equally. Without synthesis the only candidate is the row's anchor with the column's positive.
     """
     check_number("scale", scale, above=0)
     if positives not in ("mined", "original"):
         raise ValueError(f"positives must be mined or original, got {positives!r}")
-    # A point is no positive of itself.
-    mined = [(k, l) for k, l in batch.candidates or () if k != l and positives == "mined"]
-    diagonal = own * mining.hardest_within(batch.points, mined or [(0, 1)])
+    # A point is not a positive of itself.
+    mined = [(k, l) for k, l in batch.pairs if k != l and positives == "mined"]
+    diagonal = own * mining.find_hardest_within(batch.points, mined or [(0, 1)])
 
     def plain(points, columns):
         return similarity.product(mix[0] * points.anchor + mix[1] * points.positive, columns.positive)
@@ -164,37 +173,44 @@ def cross_entropy(
         positive = jnp.sum(jnp.where(same, logits, 0), axis=1) / jnp.sum(same, axis=1)
         return jnp.sum(jax.nn.logsumexp(logits, axis=1) - positive), None
 
-    rule = Rule(batch.candidates, mix)
+    rule = Rule(batch.pairs, mix)
     total, _, winners = reduce_rows(batch, row_loss, diagonal, rule=rule, plain=plain)
-    loss = total / len(diagonal) + batch.l2
-    return (loss, winners) if batch.with_winners else loss
+    return attach_winners(total / len(diagonal) + batch.l2, winners)
+
+
+def attach_winners(loss: Loss, winners: Winners | None) -> Loss | tuple[Loss, Winners]:
+    """Returns (loss, winners), or the loss if `winners` is None: the result of a loss."""
+    return loss if winners is None else (loss, winners)
 
 
 def closeness(points: PairPoints, columns: PairPoints) -> jax.Array:
-    """Closeness -|x - y|^2 / 2 of images, (n, 4 N): anchor to anchors, to positives, positive to anchors, ..."""
+    """Closeness -|x - y|^2 / 2 of images, (n, 4 N), in four blocks of columns.
 
-    def halves(p):
+    The blocks are: anchor to anchors, anchor to positives, positive to anchors, positive to positives.
+    """
+
+    def half_squares(p):
         return (p.anchor, 0.5 * p.products[:, 0, 0]), (p.positive, 0.5 * p.products[:, 1, 1])
 
     return jnp.concatenate(
         [
             similarity.product(x, y) - half_x[:, None] - half_y[None, :]
-            for x, half_x in halves(points)
-            for y, half_y in halves(columns)
+            for x, half_x in half_squares(points)
+            for y, half_y in half_squares(columns)
         ],
         axis=1,
     )
 
 
 def squared_distance(points: PairPoints) -> jax.Array:
-    """|anchor - positive|^2 of each pair, (n,): from the difference, exact for near neighbours."""
+    """|anchor - positive|^2 of each pair, (n,). Computed from the difference, so it is exact for near neighbours."""
     return jnp.sum(jnp.square(points.anchor - points.positive), axis=1)
 
 
 def check_number(name: str, value: float, *, above: float = -math.inf) -> None:
-    """Raises ValueError unless `value` is a plain finite number, 0 or more and `above` its bound.
+    """Raises ValueError unless `value` is a finite Python number, 0 or more, and larger than `above`.
 
-    Options are fixed when a loss is compiled, so arrays that are traced will not do.
+    Options are fixed at compilation, so traced arrays are not accepted.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (0 <= value < math.inf and value > above):
         bound = "0 or more" if above < 0 else f"above {above}"

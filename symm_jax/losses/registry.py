@@ -1,44 +1,94 @@
-"""Losses from a config: their names, weights, syntheses and options."""
+"""Losses by name, for configs. This page is the contract of a loss.
+
+A loss is a pure function
+
+    def my_loss(anchor, positive, labels, *, margin=0.1, axis_name=None): ...
+
+- `anchor` and `positive` are (n, dim) floating, `labels` is (n,) integer. Row i of anchor and positive are two images
+  of the class labels[i]. Rows of equal labels are of one class.
+- All other arguments are options: keyword-only, each with a default. A config sets options by their names.
+- The result is a floating scalar, finite, with finite gradients: the mean over the rows.
+- `axis_name` (default None) is the name of the mapped axis that splits the batch over devices. Rows are then those of
+  this device. The loss compares them with the columns of all devices, which
+  `symm_jax.similarity.gather((positive, labels), axis_name)` returns. The mean of the value over the devices, and the
+  mean of its gradients, must be those of the whole batch on one device.
+
+A loss may take a synthesis. It then has three more options:
+
+- `synthesis` (default None): (anchor, positive) -> coefficients (n, points, 2). See symm_jax/synthesis.py.
+- `candidates`: the kind of pairs of points to mine: "unordered", "ordered" or "product".
+- `with_winners` (default False): return (value, winners). winners (points, points) is the fraction of each pair of
+  points among the hardest negatives, and sums to 1. `from_config` logs it.
+
+`register` checks all of this on a few rows and adds the loss to LOSSES.
+"""
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from symm_jax import errors
+from symm_jax import errors, signatures
+from symm_jax.losses import contract
 from symm_jax.losses.angular import angular_loss
-from symm_jax.losses.candidates import lookup_pairs
+from symm_jax.losses.candidates import lookup_pairs, synthetic_share
 from symm_jax.losses.lifted_structure import lifted_structure_loss
-from symm_jax.losses.mining import Synthesis
 from symm_jax.losses.npair import npair_loss
 from symm_jax.losses.triplet import triplet_loss
-from symm_jax.synthesis import SYNTHESES
+from symm_jax.synthesis import SYNTHESES, Synthesis
 
-LOSSES = {
+LOSSES: dict[str, Callable] = {
     "npair": npair_loss,
     "angular": angular_loss,
     "triplet": triplet_loss,
     "lifted_structure": lifted_structure_loss,
 }
 
+# Options that `from_config` sets itself.
+_RESERVED = ("synthesis", "axis_name", "with_winners")
 
-def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """The weighted sum of the losses that a config names.
+
+def register(name: str, function: Callable) -> None:
+    """Adds a loss to LOSSES, so that a config can name it: {"name": NAME, "weight": 0.5, "margin": 0.2}.
+
+    Call this function in the config file or in a module that the config file imports. The check takes a few seconds.
 
     Args:
-      specs: mappings with "name" (a key of LOSSES), optionally "weight" (default 1), "synthesis" (a key of SYNTHESES,
-        or a mapping with "name" and the synthesis's own options; "" or None for none) and the loss's own options.
-
-    Returns:
-      loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics): of each loss with synthesis the share of
-      hardest negatives that take part of a synthetic point, "NAME/synthetic_share", and of each pair of points
-      that is a candidate (k, l), "NAME/winner_k_l". Points are numbered as the synthesis returns them, the anchor
-      being 0 and the positive 1. A name that was logged before gets its place in `specs`, as in "npair_2".
+      name: the name in configs.
+      function: the loss. The contract is at the top of this module.
 
     Raises:
-      InputError: unknown name or option, with the nearest known one; no losses at all.
+      ValueError: the name is taken, or the loss breaks the contract. The message names the loss and what to do.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def cosine_loss(anchor, positive, labels, *, axis_name=None):  # it has no negatives: nothing to gather
+      ...     norms = jnp.linalg.norm(anchor, axis=1) * jnp.linalg.norm(positive, axis=1)
+      ...     return jnp.mean(1 - jnp.sum(anchor * positive, axis=1) / norms)
+      >>> register("cosine", cosine_loss)
+      >>> del LOSSES["cosine"]
+    """
+    signatures.register("loss", name, function, LOSSES, contract.check)
+
+
+def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """Creates the weighted sum of the losses that a config names.
+
+    Args:
+      specs: mappings with "name" (a key of LOSSES) and the loss's own options. Optional are "weight" (default 1) and
+        "synthesis": a key of SYNTHESES, or a mapping with "name" and the synthesis's own options. "" or None: no
+        synthesis.
+
+    Returns:
+      loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics). For each loss with synthesis, metrics holds
+      "NAME/synthetic_share" (see `synthetic_share`), and for each candidate pair of points (k, l) "NAME/winner_k_l",
+      its fraction among the hardest negatives. Points are numbered as the synthesis returns them: the anchor is 0 and
+      the positive 1. A second loss of one name is logged with its position in `specs`, as in "npair_2".
+
+    Raises:
+      InputError: no losses, an unknown name or option, or a wrong value. The message suggests the closest known name.
     """
     if not specs:
         raise errors.InputError("it is empty; name at least one loss, such as dict(name='npair')", argument="losses")
@@ -46,70 +96,78 @@ def from_config(specs: Sequence[Mapping]) -> Callable[..., tuple[jax.Array, dict
         raise errors.InputError(
             f"it must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}", argument="losses"
         )
-    terms = [_term(spec) for spec in specs]
-    # A second loss of one name with synthesis logs under its place in the config.
-    logged = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
-    titles = [name if name not in logged[:i] else f"{name}_{i + 1}" for i, name in enumerate(logged)]
+    terms = [_create_term(spec) for spec in specs]
+    names = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
+    titles = [name if name not in names[:i] else f"{name}_{i + 1}" for i, name in enumerate(names)]
 
     def loss(anchor, positive, labels, axis_name=None):
-        total, metrics = 0.0, {}
+        total: Any = 0.0
+        metrics = {}
         for title, (_, weight, function) in zip(titles, terms, strict=True):
             value = function(anchor, positive, labels, axis_name=axis_name)
             if "synthesis" in function.keywords:
                 value, winners = value
-                metrics |= _describe(title, winners, function.keywords["candidates"])
+                metrics |= _describe_winners(title, winners, function.keywords["candidates"])
             total += weight * value
         return total, metrics
 
     return loss
 
 
-def find_synthesis(specs: Sequence[Mapping]) -> Synthesis | None:
-    """The synthesis of the first loss in a config that has one, for figures."""
-    return next((_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")), None)
+def find_synthesis(specs: Sequence[Mapping[str, Any]]) -> Synthesis | None:
+    """Returns the synthesis of the first loss in a config that has one, for figures."""
+    return next((_create_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")), None)
 
 
-def _describe(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
-    synthetic = jnp.sum(winners) - jnp.sum(winners[:2, :2])
+def _describe_winners(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
     pairs = lookup_pairs(candidates, len(winners))
-    return {f"{name}/synthetic_share": synthetic} | {f"{name}/winner_{k}_{l}": winners[k, l] for k, l in pairs}
+    share = synthetic_share(winners)
+    return {f"{name}/synthetic_share": share} | {f"{name}/winner_{k}_{l}": winners[k, l] for k, l in pairs}
 
 
-def _term(spec: Mapping) -> tuple[str, float, functools.partial]:
+def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial]:
+    """Returns the loss of a spec with its options: (name, weight, function)."""
     options = dict(spec)
-    name, weight = options.pop("name", ""), options.pop("weight", 1.0)
+    name = options.pop("name", "")
     if not name:
         raise errors.InputError(f"{dict(spec)} has no name; give one of {', '.join(LOSSES)}", argument="losses")
     function = errors.lookup("loss", name, LOSSES, argument="losses")
+    parameters = inspect.signature(function).parameters
+    common = [key for key in ("weight", "synthesis") if key == "weight" or key in parameters]
+    _check_options(repr(name), options, common + [key for key in _list_options(function) if key not in _RESERVED])
+    weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
         raise errors.InputError(f"weight of {name!r} must be a finite number >= 0, got {weight!r}", argument="losses")
-    synthesis = _synthesis(options.pop("synthesis", None))
-    _check_options(repr(name), options, function, without=("synthesis", "axis_name", "with_winners"))
+    synthesis = _create_synthesis(options.pop("synthesis", None))
     if synthesis:
-        candidates = options.get("candidates", inspect.signature(function).parameters["candidates"].default)
+        candidates = options.get("candidates", parameters["candidates"].default)
         options |= {"synthesis": synthesis, "candidates": candidates, "with_winners": True}
     function = functools.partial(function, **options)
-    try:  # on shapes alone, so that a wrong value is found before any work
+    try:  # shapes are enough to find a wrong value, before any work
         jax.eval_shape(function, *2 * [jax.ShapeDtypeStruct((2, 2), "float32")], jax.ShapeDtypeStruct((2,), "int32"))
     except (TypeError, ValueError) as error:
         raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
     return name, weight, function
 
 
-def _synthesis(spec: str | Mapping | None) -> Synthesis | None:
+def _create_synthesis(spec: str | Mapping[str, Any] | None) -> Synthesis | None:
     if not spec:
         return None
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", "")
     function = errors.lookup("synthesis", name, SYNTHESES, argument="losses")
-    _check_options(f"synthesis {name!r}", options, function)
+    _check_options(f"synthesis {name!r}", options, _list_options(function))
     return functools.partial(function, **options)
 
 
-def _check_options(what: str, options: Mapping, function: Callable, without: Sequence[str] = ()) -> None:
-    parameters = inspect.signature(function).parameters.items()
-    known = [k for k, v in parameters if v.kind is v.KEYWORD_ONLY and k not in without]
-    for key in options.keys() - set(known):
-        raise errors.InputError(
-            f"{what} has no option {key!r}{errors.suggest(key, known)}; options: {', '.join(known)}", argument="losses"
-        )
+def _list_options(function: Callable) -> list[str]:
+    return [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+
+def _check_options(what: str, options: Iterable[str], known: Sequence[str]) -> None:
+    for key in options:
+        if key not in known:
+            raise errors.InputError(
+                f"{what} has no option {key!r}{errors.suggest(key, known)}; options: {', '.join(known)}",
+                argument="losses",
+            )

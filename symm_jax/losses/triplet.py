@@ -1,17 +1,22 @@
 """The Triplet loss, plain and on synthetic hard samples."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
 
 from symm_jax.losses import pair_loss
 from symm_jax.losses.candidates import Rule
-from symm_jax.losses.mining import Synthesis
+from symm_jax.losses.pair_loss import Loss, Winners
+from symm_jax.synthesis import Synthesis
 
 
 def triplet_loss(
-    anchor: jax.Array,
-    positive: jax.Array,
-    labels: jax.Array,
+    anchor: Float[ArrayLike, "n dim"],
+    positive: Float[ArrayLike, "n dim"],
+    labels: Integer[ArrayLike, " n"],
     *,
     margin: float = 0.2,
     mining: str = "all",
@@ -21,33 +26,34 @@ def triplet_loss(
     with_winners: bool = False,
     block_size: int | None = None,
     axis_name: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Loss | tuple[Loss, Winners]:
     """Triplet loss (Schroff et al., CVPR 2015); with `synthesis` on the hardest negatives.
 
-    A mean of max(0, |x - y|^2 - |x - z|^2 + margin), where (x, y) is a pair either way round and z an image of
-    another class. With synthesis |x - z|^2 is the smallest squared distance over the candidate pairs of points of
-    the two classes, and |x - y|^2 stays that of the originals (Gu and Ko, AAAI 2020).
+    A mean of max(0, |x - y|^2 - |x - z|^2 + margin), where (x, y) is (anchor, positive) or (positive, anchor), and z is
+    an image of another class. With synthesis, |x - z|^2 is the smallest squared distance over the candidate pairs of
+    points of the two classes. |x - y|^2 is always that of the originals (Gu and Ko, AAAI 2020).
 
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer; equal labels are the same class.
-      margin: by how much a negative is to be farther than the positive, as a squared distance, 0 or more.
-      mining: "all" takes the mean over all triplets; "hard" that over the nearest negative of each (x, y);
-        "semihard" that over the nearest of the negatives farther than y, or the farthest where none is.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None for the originals alone.
-      l2_normalize: use embeddings of unit length.
-      candidates: pairs of points to choose from: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
-      with_winners: also return which pairs of points won.
-      block_size: rows at a time, for memory that grows with n x block_size; None chooses, for speed.
-      axis_name: the mapped axis over which the batch is split, if it is.
+      labels: (n,) integer. Equal labels mean the same class.
+      margin: required difference of the squared distances of negative and positive, 0 or more.
+      mining: the miner of triplets. "all": the mean over all triplets. "hard": the mean over the nearest negative of
+        each (x, y). "semihard": the mean over the nearest of the negatives that are farther than y; if there is none,
+        over the farthest negative.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm.
+      candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input), 0 where there is no negative; if `with_winners`, also the share
-      (points, points) of each pair among the hardest ones of different classes.
+      Scalar, float32 (float64 for float64 input), 0 if there is no negative; if `with_winners`, also the
+      fraction (points, points) of each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: shapes, dtypes or options do not fit.
+      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -72,34 +78,35 @@ def triplet_loss(
 
     def row_loss(close, positive, row_ids, column_ids):
         different = row_ids.label[:, None] != column_ids.label[None, :]
-        groups = [close] if batch.candidates else jnp.split(close, 2, axis=1)
+        groups = [close] if batch.pairs else jnp.split(close, 2, axis=1)
         different = jnp.tile(different, (1, groups[0].shape[1] // different.shape[1]))
-        total, number = 0.0, 0
+        total: Any = 0.0
+        number: Any = 0
         for close in groups:
             if mining == "all":
-                chosen, counted = close, different
+                selected, counted = close, different
             else:
-                chosen = _choose(close, different, positive, semihard=mining == "semihard")
+                selected = _select_negatives(close, different, positive, semihard=mining == "semihard")
                 counted = jnp.any(different, axis=1, keepdims=True)
-            excess = jax.nn.relu(2 * (chosen - positive[:, None]) + margin)
+            excess = jax.nn.relu(2 * (selected - positive[:, None]) + margin)
             total += jnp.sum(jnp.where(counted, excess, 0))
             number += jnp.sum(counted, dtype=jnp.float32)
         return total, number
 
-    rule = Rule(batch.candidates, distance=True)
+    rule = Rule(batch.pairs, distance=True)
     positive_closeness = -0.5 * pair_loss.squared_distance(batch.points)
     total, number, winners = pair_loss.reduce_rows(
         batch, row_loss, positive_closeness, rule=rule, plain=pair_loss.closeness
     )
     if axis_name is not None:
-        # Devices may have different numbers of triplets; the mean over devices is to be the whole batch's.
+        # Devices may have different numbers of triplets. The mean of the devices' losses must be the mean over all.
         number = jax.lax.pmean(number, axis_name)
     loss = total / jnp.maximum(number, 1)
-    return (loss, winners) if with_winners else loss
+    return pair_loss.attach_winners(loss, winners)
 
 
-def _choose(close: jax.Array, different: jax.Array, positive: jax.Array, *, semihard: bool) -> jax.Array:
-    """The closeness (n, 1) of the chosen negative of each row, among the entries `different`."""
+def _select_negatives(close: jax.Array, different: jax.Array, positive: jax.Array, *, semihard: bool) -> jax.Array:
+    """Returns the closeness (n, 1) of the selected negative of each row, among the entries `different`."""
     fixed = jax.lax.stop_gradient(close)
     nearest = jnp.argmax(jnp.where(different, fixed, -jnp.inf), axis=1)
     if semihard:

@@ -1,8 +1,15 @@
-"""The check of embeddings and labels that all metrics share."""
+"""Types and checks of embeddings and labels, for all metrics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array, Float, Integer
+
+Embeddings = Float[Array | np.ndarray, "n dim"]
+Labels = Integer[Array | np.ndarray, " n"] | Sequence[int]
+Gallery = Float[Array | np.ndarray, "m dim"]
+GalleryLabels = Integer[Array | np.ndarray, " m"] | Sequence[int]
 
 
 def require_labelled(
@@ -12,15 +19,23 @@ def require_labelled(
     labels_name: str = "labels",
     one_class_suffices: bool = False,
 ) -> None:
-    """Raises ValueError unless embeddings (n, dim) are finite and labels (n,) hold two classes."""
+    """Raises ValueError unless embeddings (n, dim) are finite, and labels (n,) have at least two classes.
+
+    Args:
+      embeddings: (n, dim) floating.
+      labels: (n,) integer.
+      name: what the embeddings are called in messages.
+      labels_name: what the labels are called in messages.
+      one_class_suffices: accept labels of one class.
+    """
     embeddings, labels = np.asarray(embeddings), np.asarray(labels)
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(f"{name} must be (n, dim) and {labels_name} (n,), got {embeddings.shape} and {labels.shape}")
     bad = np.flatnonzero(~np.isfinite(embeddings.astype(np.float32)).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"{len(bad):,} of {len(labels):,} {name} hold NaN or infinity, first number {bad[0]}: the network that "
-            "made them has diverged"
+            f"{len(bad):,} of {len(labels):,} {name} contain NaN or infinity, the first is number {bad[0]}: the "
+            "network that made them has diverged"
         )
     if not one_class_suffices and len(np.unique(labels)) < 2:
-        raise ValueError(f"{labels_name} hold fewer than two classes: there is nothing to tell apart")
+        raise ValueError(f"{labels_name} contain fewer than two classes, so there are no negatives")

@@ -2,20 +2,21 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import sklearn.cluster
 import sklearn.metrics
 import sklearn.metrics.cluster
 
-from symm_jax.metrics.checks import require_labelled
+from symm_jax.metrics.checks import Embeddings, Labels, require_labelled
 from symm_jax.similarity import normalize
 
 
-def clustering(embeddings: Any, labels: Any, *, seed: int = 0) -> dict[str, float]:
-    """NMI and pairwise F1 of k-means with one cluster per class, on normalised embeddings.
+def clustering(embeddings: Embeddings, labels: Labels, *, seed: int = 0) -> dict[str, float]:
+    """Computes NMI and pairwise F1 of k-means, with one cluster per class, on normalised embeddings.
 
-    k-means is scikit-learn's: k-means++, one start, at most 100 iterations. Another seed or another number of threads
-    changes the result a little.
+    k-means is that of scikit-learn: k-means++, one start, at most 100 iterations. The result varies a little with the
+    seed and with the number of threads.
 
     Args:
       embeddings: (n, dim) floating, finite.
@@ -29,23 +30,29 @@ def clustering(embeddings: Any, labels: Any, *, seed: int = 0) -> dict[str, floa
       ValueError: as `recall_at_k`.
     """
     require_labelled(embeddings, labels)
-    points = np.asarray(normalize(np.asarray(embeddings, np.float32)))
-    # scikit-learn warns where there are fewer distinct points than clusters. The metrics show it.
+    points = np.asarray(normalize(jnp.asarray(embeddings, jnp.float32)))
+    # scikit-learn warns of fewer distinct points than clusters. The metrics show that.
     distinct = len(np.unique(points, axis=0))
-    means = sklearn.cluster.KMeans(min(len(np.unique(labels)), distinct), n_init=1, max_iter=100, random_state=seed)
-    assignments = means.fit(points).labels_
+    num_clusters = min(len(np.unique(labels)), distinct)
+    means = sklearn.cluster.KMeans(
+        num_clusters,
+        n_init=1,  # pyright: ignore[reportArgumentType]  # scikit-learn documents int, its stubs infer str
+        max_iter=100,
+        random_state=seed,
+    )
+    assignments = means.fit_predict(points)
     return {"nmi": normalized_mutual_information(labels, assignments), "f1": pairwise_f1(labels, assignments)}
 
 
-def normalized_mutual_information(labels: Any, assignments: Any) -> float:
-    """Mutual information of two partitions divided by the arithmetic mean of their entropies, in [0, 1].
+def normalized_mutual_information(labels: Labels, assignments: Labels) -> float:
+    """NMI: mutual information of two partitions, divided by the arithmetic mean of their entropies, in [0, 1].
 
     Args:
       labels: (n,) integer, n >= 1.
       assignments: (n,) integer, the cluster of each image.
 
     Returns:
-      1 for equal partitions, also where both have one part.
+      NMI. Equal partitions give 1, also if both have one part.
 
     Raises:
       ValueError: the shapes differ, or n = 0.
@@ -54,18 +61,18 @@ def normalized_mutual_information(labels: Any, assignments: Any) -> float:
       >>> round(normalized_mutual_information([0, 0, 1, 1], [5, 5, 7, 6]), 4)
       0.8
     """
-    return float(sklearn.metrics.normalized_mutual_info_score(*_partitions(labels, assignments)))
+    return float(sklearn.metrics.normalized_mutual_info_score(*_check_partitions(labels, assignments)))
 
 
-def pairwise_f1(labels: Any, assignments: Any) -> float:
-    """F1 over all pairs of images: "they are of one class" is predicted by "they are in one cluster". In [0, 1].
+def pairwise_f1(labels: Labels, assignments: Labels) -> float:
+    """Pairwise F1, in [0, 1]. A pair of images in one cluster is a prediction that both are of one class.
 
     Args:
       labels: (n,) integer, n >= 1.
       assignments: (n,) integer, the cluster of each image.
 
     Returns:
-      2 x pairs in both / (pairs in one class + pairs in one cluster); 1 when there is no pair in either.
+      2 x pairs in one class and one cluster / (pairs in one class + pairs in one cluster); 1 if there are no pairs.
 
     Raises:
       ValueError: the shapes differ, or n = 0.
@@ -74,12 +81,12 @@ def pairwise_f1(labels: Any, assignments: Any) -> float:
       >>> round(pairwise_f1([0, 0, 1, 1], [5, 5, 7, 6]), 4)
       0.6667
     """
-    counts = sklearn.metrics.cluster.pair_confusion_matrix(*_partitions(labels, assignments))
+    counts = sklearn.metrics.cluster.pair_confusion_matrix(*_check_partitions(labels, assignments))
     both, either = counts[1, 1], 2 * counts[1, 1] + counts[0, 1] + counts[1, 0]
     return float(2 * both / either) if either else 1.0
 
 
-def _partitions(labels: Any, assignments: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_partitions(labels: Any, assignments: Any) -> tuple[np.ndarray, np.ndarray]:
     labels, assignments = np.asarray(labels), np.asarray(assignments)
     if labels.shape != assignments.shape or labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels and assignments must be (n,) with n >= 1, got {labels.shape} and {assignments.shape}")

@@ -89,7 +89,7 @@ def select(
     asked = np.arange(n) if query is None else np.flatnonzero(query)
     starts = asked[hardest(ahead[asked], limits.failures)]
 
-    near = functools.partial(ranking.neighbours, embeddings, k=NEIGHBOURS, among=among)
+    near = functools.partial(ranking.find_neighbours, embeddings, k=NEIGHBOURS, among=among)
     whole = n <= limits.all_of
     sample = np.random.default_rng(seed).permutation(n)[: limits.mapped if whole else limits.sample]
     if whole:

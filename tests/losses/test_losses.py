@@ -26,7 +26,7 @@ PLAIN = {
 }
 MINED = {f"symm {name}": functools.partial(loss, synthesis=synthesis.symmetric) for name, loss in PLAIN.items()}
 LOSSES = PLAIN | MINED
-# One of each kind, where all would take long.
+# One loss of each kind, for tests that would take long with all losses.
 FEW = {
     name: LOSSES[name]
     for name in ("npair", "symm npair", "symm angular", "triplet all", "symm triplet semihard", "symm lifted structure")
@@ -169,7 +169,7 @@ def test_loss_does_not_depend_on_order_or_rotation(loss):
     order, rotation = rng.permutation(8), np.linalg.qr(rng.normal(size=(6, 6)))[0].astype(np.float32)
     np.testing.assert_allclose(loss(anchor[order], positive[order], labels[order]), value, rtol=2e-5)
     np.testing.assert_allclose(loss(anchor @ rotation, positive @ rotation, labels), value, rtol=2e-5)
-    assert abs(loss(anchor, positive[order], labels) - value) > 1e-2  # a wrong pairing must not go unseen
+    assert abs(loss(anchor, positive[order], labels) - value) > 1e-2  # a wrong pairing changes the value
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -210,7 +210,7 @@ def test_degenerate_batches_have_finite_values_and_gradients(loss):
 
 
 @few_losses
-def test_a_single_pair_is_no_error(loss):
+def test_a_single_pair_is_not_an_error(loss):
     value, gradients = value_and_gradients(loss, random_batch(1))
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in gradients)
@@ -247,7 +247,7 @@ def test_blocks_of_rows_add_up_to_the_whole(loss):
 
 @each_loss
 def test_split_over_devices_is_the_whole(loss):
-    # Labels are repeated so that devices differ in their numbers of negatives; blocks run within the devices.
+    # Labels are repeated, so the devices have different numbers of negatives. Each device computes in blocks.
     batch = random_batch(8, labels=np.array([0, 0, 0, 1, 2, 3, 4, 4]))
     assert_split_is_whole(functools.partial(loss, block_size=3), loss, batch, 2)
 
@@ -272,9 +272,10 @@ def assert_split_is_whole(split_loss, loss, batch, devices):
         assert_close((value, gradients), whole)
 
 
-def test_winners_are_shares_of_the_hardest_negatives():
+def test_winners_are_fractions_of_the_hardest_negatives():
     batch = random_batch(6, labels=np.array([0, 1, 2, 3, 4, 4]))
-    _, winners = losses.npair_loss(*batch, synthesis=synthesis.symmetric, with_winners=True)
+    loss = functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, with_winners=True)
+    _, winners = jax.jit(loss)(*batch)
     points = slow.symmetric_points(*batch[:2])
     expected = np.zeros((4, 4))
     for i, j in itertools.permutations(range(6), 2):
@@ -285,26 +286,28 @@ def test_winners_are_shares_of_the_hardest_negatives():
 
 
 def test_positives_may_be_left_original():
-    # Opposite embeddings of one class: the mirror images fall together, so that mining finds an easier positive.
+    # The embeddings of a class are opposite. Their mirror images coincide, so the miner finds an easier positive.
     anchor, positive, labels = np.eye(3, 6, dtype=np.float32), -np.eye(3, 6, dtype=np.float32), np.arange(3)
     loss = functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, l2_reg=0.0)
-    np.testing.assert_allclose(loss(anchor, positive, labels, positives="original"), np.log(1 + 2 * np.e), rtol=1e-6)
+    original = jax.jit(functools.partial(loss, positives="original"))(anchor, positive, labels)
+    np.testing.assert_allclose(original, np.log(1 + 2 * np.e), rtol=1e-6)
     for candidates in ("unordered", "ordered", "product"):
-        mined = loss(anchor, positive, labels, positives="mined", candidates=candidates)
+        mined = jax.jit(functools.partial(loss, positives="mined", candidates=candidates))(anchor, positive, labels)
         np.testing.assert_allclose(mined, np.log(1 + 2 / np.e), rtol=1e-6)
 
 
-def test_a_point_is_no_positive_of_itself():
+def test_a_point_is_not_a_positive_of_itself():
     anchor, positive, labels = random_batch()
     loss = functools.partial(losses.npair_loss, synthesis=synthesis.interpolated, l2_normalize=True, l2_reg=0.0)
     pairs = slow.interpolated_points(slow.unit(anchor), slow.unit(positive))
-    value = loss(anchor, positive, labels, candidates="product")
+    value = jax.jit(functools.partial(loss, candidates="product"))(anchor, positive, labels)
     similarity = np.array([[np.max(pairs[i] @ pairs[j].T) for j in range(8)] for i in range(8)])
     for i in range(8):
         similarity[i, i] = max(pairs[i][k] @ pairs[i][l] for k, l in itertools.permutations(range(4), 2))
     np.testing.assert_allclose(value, slow.cross_entropy(similarity, labels), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("loss", [PLAIN["npair"], PLAIN["angular"], PLAIN["triplet all"], PLAIN["lifted structure"]])
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -325,6 +328,7 @@ def test_wrong_shapes_and_types_are_named(loss, change, message):
         loss(*change(*random_batch()))
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [

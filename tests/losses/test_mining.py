@@ -13,10 +13,10 @@ from symm_jax.losses import candidates, mining
 from symm_jax.losses.candidates import Rule
 
 RULES = {
-    "unordered": Rule(candidates.choose("unordered", 4)),
-    "ordered with a mix": Rule(candidates.choose("ordered", 4), mix=(3.0, 2.0)),
-    "product with a mix": Rule(candidates.choose("product", 4), mix=(1.0, -0.5)),
-    "distance": Rule(candidates.choose("product", 4), distance=True),
+    "unordered": Rule(candidates.lookup_pairs("unordered", 4)),
+    "ordered with a mix": Rule(candidates.lookup_pairs("ordered", 4), mix=(3.0, 2.0)),
+    "product with a mix": Rule(candidates.lookup_pairs("product", 4), mix=(1.0, -0.5)),
+    "distance": Rule(candidates.lookup_pairs("product", 4), distance=True),
     "distance, few": Rule(((0, 1), (3, 2), (2, 2)), distance=True),
     "one": Rule(((2, 3),)),
 }
@@ -40,7 +40,7 @@ def built(rows, columns, rule):
 
 
 def mined(rows, columns, rule):
-    return mining.hardest(*(mining.create_points(*pair, MIRRORED) for pair in (rows, columns)), rule)
+    return mining.find_hardest(*(mining.create_points(*pair, MIRRORED) for pair in (rows, columns)), rule)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -73,7 +73,7 @@ def test_every_use_of_an_entry_sees_one_winner():
     @functools.partial(jax.grad, argnums=(0, 1))
     def gradient(anchor, positive):
         points = mining.create_points(anchor, positive, synthesis.symmetric)
-        return jnp.trace(mining.hardest(points, points, rule)[0])
+        return jnp.trace(mining.find_hardest(points, points, rule)[0])
 
     gradients = gradient(anchor, positive)
     np.testing.assert_allclose(gradients[0], positive, atol=1e-5)
@@ -82,14 +82,14 @@ def test_every_use_of_an_entry_sees_one_winner():
 
 def test_hardest_within_a_class_is_the_diagonal():
     anchor, positive = np.random.default_rng(1).normal(size=(2, 6, 5)).astype(np.float32)
-    pair, rule = (anchor, positive), RULES["unordered"]
-    within = mining.hardest_within(mining.create_points(*pair, MIRRORED), rule.candidates)
+    pair, rule = (jnp.asarray(anchor), jnp.asarray(positive)), RULES["unordered"]
+    within = mining.find_hardest_within(mining.create_points(*pair, MIRRORED), rule.candidates)
     np.testing.assert_allclose(within, np.diag(built(pair, pair, rule)[0]), rtol=1e-4)
 
 
 def test_winners_are_counted():
-    winners = np.array([[1, 18, 35], [1, 1, 19]], np.uint8)
-    where = np.array([[True, True, False], [True, True, True]])
+    winners = jnp.array([[1, 18, 35], [1, 1, 19]], jnp.uint8)
+    where = jnp.array([[True, True, False], [True, True, True]])
     counts = candidates.count_winners(winners, where, 4)
     expected = np.zeros((4, 4), int)
     expected[0, 1], expected[1, 2], expected[1, 3] = 3, 1, 1
@@ -98,13 +98,14 @@ def test_winners_are_counted():
 
 def test_candidates_are_those_of_their_names():
     points = range(3)
-    assert set(candidates.choose("unordered", 3)) == set(itertools.combinations(points, 2))
-    assert set(candidates.choose("ordered", 3)) == set(itertools.permutations(points, 2))
-    assert set(candidates.choose("product", 3)) == set(itertools.product(points, points))
+    assert set(candidates.lookup_pairs("unordered", 3)) == set(itertools.combinations(points, 2))
+    assert set(candidates.lookup_pairs("ordered", 3)) == set(itertools.permutations(points, 2))
+    assert set(candidates.lookup_pairs("product", 3)) == set(itertools.product(points, points))
     with pytest.raises(ValueError, match="unordered, ordered, product; got 'all'"):
-        candidates.choose("all", 3)
+        candidates.lookup_pairs("all", 3)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     "function",
     [

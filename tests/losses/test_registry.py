@@ -1,21 +1,29 @@
 """Losses from configs: their names, weights, syntheses, options and what they log."""
 
+import functools
 import importlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symm_jax import errors, losses
+from symm_jax import errors, losses, synthesis
 
 RECORDED = np.load("tests/data/losses.npz")
 BATCH = [RECORDED[f"small/{name}"] for name in ("anchor", "positive", "labels")]
 
 
+def evaluate(*specs):
+    """The value and the metrics of the losses of a config."""
+    return jax.jit(losses.from_config(specs))(*BATCH)
+
+
 def test_losses_are_summed_with_their_weights():
-    both = losses.from_config(({"name": "npair", "weight": 2.0}, {"name": "npair", "synthesis": "symmetric"}))
+    both = ({"name": "npair", "weight": 2.0}, {"name": "npair", "synthesis": "symmetric"})
     expected = 2 * RECORDED["small/npair/loss"] + RECORDED["small/symm_npair|l2_norm=False|l2_reg=True/loss"]
-    value, metrics = both(*BATCH)
+    value, metrics = evaluate(*both)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     shares = {name: float(x) for name, x in metrics.items()}
     assert set(shares) == {"npair/synthetic_share"} | {
@@ -25,23 +33,52 @@ def test_losses_are_summed_with_their_weights():
     assert shares["npair/synthetic_share"] == pytest.approx(1 - shares["npair/winner_0_1"])
 
 
+def test_the_share_of_synthetic_winners_is_that_of_the_log():
+    _, metrics = evaluate({"name": "npair", "synthesis": "symmetric"})
+    loss = functools.partial(losses.npair_loss, synthesis=synthesis.symmetric, with_winners=True)
+    _, winners = jax.jit(loss)(*BATCH)
+    assert float(losses.synthetic_share(winners)) == float(metrics["npair/synthetic_share"])
+    assert float(losses.synthetic_share(winners)) == pytest.approx(1 - float(winners[0, 1]))
+
+
+def test_own_losses_and_syntheses_are_named_in_a_config(monkeypatch):
+    def halfway(anchor, positive, *, at=0.5):
+        return synthesis.with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
+
+    # test_contract.py checks the contract. Here it would take long.
+    monkeypatch.setattr(losses.registry.contract, "check", lambda name, function: None)
+    monkeypatch.setattr(losses.registry, "LOSSES", losses.LOSSES.copy())
+    monkeypatch.setattr(synthesis, "SYNTHESES", synthesis.SYNTHESES.copy())
+    monkeypatch.setattr(losses.registry, "SYNTHESES", synthesis.SYNTHESES)
+    losses.register("sharp_npair", functools.partial(losses.npair_loss, scale=4.0))
+    synthesis.register("halfway", halfway)
+    spec = {"name": "sharp_npair", "synthesis": {"name": "halfway", "at": 0.3}}
+    value, metrics = evaluate(spec)
+    loss = functools.partial(losses.npair_loss, scale=4.0, synthesis=functools.partial(halfway, at=0.3))
+    np.testing.assert_allclose(value, jax.jit(loss)(*BATCH), rtol=1e-6)
+    assert "sharp_npair/synthetic_share" in metrics
+    with pytest.raises(errors.InputError, match="did you mean 'at'"):
+        losses.from_config(({"name": "npair", "synthesis": {"name": "halfway", "att": 0.3}},))
+
+
 def test_a_synthesis_takes_options():
     spec = {"name": "npair", "synthesis": {"name": "symmetric", "ratio": 3.0}}
-    value, _ = losses.from_config((spec,))(*BATCH)
+    value, _ = evaluate(spec)
     np.testing.assert_allclose(value, RECORDED["small/symm_npair|ratio=3.0|l2_reg=True/loss"], rtol=1e-5)
 
 
 def test_two_losses_of_one_name_log_under_two():
     specs = ({"name": "npair", "synthesis": "symmetric"}, {"name": "npair", "synthesis": "interpolated"})
-    _, metrics = losses.from_config(specs)(*BATCH)
+    _, metrics = evaluate(*specs)
     assert {"npair/synthetic_share", "npair_2/synthetic_share"} <= metrics.keys()
 
 
 def test_a_plain_loss_has_no_metrics():
-    _, metrics = losses.from_config(({"name": "triplet", "mining": "semihard"},))(*BATCH)
+    _, metrics = evaluate({"name": "triplet", "mining": "semihard"})
     assert metrics == {}
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -52,6 +89,8 @@ def test_a_plain_loss_has_no_metrics():
             "'symmetric' has no option 'ratoi'.*'ratio'",
         ),
         ({"name": "npair", "scal": 2.0}, "did you mean 'scale'"),
+        ({"name": "npair", "synthesys": "symmetric"}, "did you mean 'synthesis'"),
+        ({"name": "npair", "weigth": 2.0}, "did you mean 'weight'"),
         ({"name": "npair", "weight": -1.0}, "weight"),
         ({"name": "npair", "weight": True}, "weight"),
         ({"name": "npair", "axis_name": "x"}, "no option 'axis_name'"),
@@ -79,6 +118,6 @@ def test_every_row_of_the_papers_tables_has_a_config():
         without = tuple({k: v for k, v in spec.items() if k != "synthesis"} for spec in symm.losses)
         assert [spec["name"] for spec in without] == [spec["name"] for spec in plain.losses]
         for config in (plain, symm):
-            value, _ = losses.from_config(config.losses)(*BATCH)
+            value, _ = evaluate(*config.losses)
             assert np.isfinite(value)
     assert len([p for p in Path("configs").glob("car_*.py") if "effnet" not in p.name]) == 2 * len(rows)

@@ -1,4 +1,4 @@
-"""Metrics against recorded values and a slow float64 loop, with ties, lone classes, In-Shop's sets and bad input."""
+"""Metrics compared with recorded values and a slow float64 loop: ties, singleton classes, In-Shop's sets, bad input."""
 
 import hypothesis
 import numpy as np
@@ -15,7 +15,7 @@ CASES = ("balanced", "many_classes", "imbalanced")
 
 
 def slow_ranks(queries, query_labels, gallery=None, gallery_labels=None):
-    """Ranks by sorting every query's whole list; an image of another class goes before the positives it ties with."""
+    """Ranks by sorting all images for every query. A negative ranks before the positives it ties with."""
     alone = gallery is None
     gallery, gallery_labels = (queries, query_labels) if alone else (gallery, gallery_labels)
     unit = [
@@ -58,7 +58,7 @@ def test_clustering_metrics_equal_the_recorded_and_scikit_learns(case):
     assert metrics.pairwise_f1(labels, assignments) == pytest.approx(float(RECORDED[f"{case}/f1"]), abs=1e-9)
 
 
-# Few distinct points, so that ties are the rule; lone classes, and one class with most images.
+# Few distinct points, so that most cosines tie; singleton classes; one class with most images.
 POINTS = hnp.arrays(np.float32, (23, 3), elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0]))
 LABELS = st.lists(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3, 70]), min_size=23, max_size=23).map(np.array)
 
@@ -127,35 +127,36 @@ def test_equal_partitions_without_pairs_or_entropy_score_one():
 def test_neighbours_equal_a_slow_sort():
     points = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    images, cosines = ranking.neighbours(points, np.array([7, 0, 29]), 5, block_size=2)
+    images, cosines = ranking.find_neighbours(points, np.array([7, 0, 29]), 5, block_size=2)
     for row, found, cosine in zip((7, 0, 29), images, cosines, strict=True):
         expected = [j for j in np.argsort(-unit @ unit[row]) if j != row][:5]
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(cosine, unit[expected] @ unit[row], atol=1e-6)
-    assert ranking.neighbours(points, np.arange(30), 99)[0].shape == (30, 29)
+    assert ranking.find_neighbours(points, np.arange(30), 99)[0].shape == (30, 29)
 
 
-def test_neighbours_come_from_those_that_may_be():
+def test_neighbours_come_from_the_possible_ones():
     points = np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     among = np.arange(30) % 3 > 0
-    images, _ = ranking.neighbours(points, np.array([6, 7]), 99, among=among)
+    images, _ = ranking.find_neighbours(points, np.array([6, 7]), 99, among=among)
     assert images.shape == (2, 19)  # 7 is one of the 20, and not its own neighbour
     for row, found in zip((6, 7), images, strict=True):
         expected = [j for j in np.argsort(-unit @ unit[row]) if j != row and among[j]][:19]
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("embeddings", "labels", "options", "message"),
     [
         (np.ones((3, 2)), np.array([0, 0, 1]), {"ks": 1}, r"ks must be a sequence .* got 1"),
         (np.ones((3, 2)), np.zeros(4, int), {}, r"embeddings must be .* \(3, 2\) and \(4,\)"),
-        (np.array([[1, 2], [np.nan, 1], [np.inf, 0]]), np.arange(3), {}, "2 of 3 embeddings hold NaN .* number 1"),
+        (np.array([[1, 2], [np.nan, 1], [np.inf, 0]]), np.arange(3), {}, "2 of 3 embeddings contain NaN .* number 1"),
         (np.ones((3, 2)), np.arange(3), {}, "no query"),
         (np.ones((3, 2)), np.zeros(3, int), {}, "fewer than two classes"),
         (np.ones((3, 2)), np.arange(3), {"ks": (0,)}, "k = 0: .* 2 images"),
-        (np.ones((3, 2)), np.arange(3), {"ks": (1.5,)}, "k = 1.5: .* whole number"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (1.5,)}, "k = 1.5: .* integer"),
         (np.ones((3, 2)), np.arange(3), {"gallery_labels": [0]}, "without a gallery"),
         (np.ones((3, 2)), np.arange(3), {"ks": (1, 3)}, "k = 3: .* from 1 to 2"),
         (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 2)), "gallery_labels": [0]}, "gallery must be"),
@@ -167,6 +168,7 @@ def test_bad_input_is_named(embeddings, labels, options, message):
         metrics.recall_at_k(embeddings, labels, **{"ks": (1,)} | options)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("metric", [metrics.normalized_mutual_information, metrics.pairwise_f1])
 def test_partitions_of_different_sets_are_refused(metric):
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
