@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import cv2
 import joblib
@@ -55,6 +55,7 @@ class Options(NamedTuple):
     orient: bool = False
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Random-access, picklable examples.
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +58,8 @@ class Source(NamedTuple):
     mirrors: Sequence[str] = ()
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> "Source":
-        """The data set that the section `config.data` of a config describes."""
+    def from_section(cls, section: Any) -> "Source":
+        """The data set that `config.data` describes, a ConfigDict or another mapping from field to value."""
         return cls(**{field: section[field] for field in cls._fields})
 
 

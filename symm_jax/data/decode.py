@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
         ) from error
 
 
-def crop(image: np.ndarray, box: tuple[int, int, int, int], name: str) -> np.ndarray:
+def crop(image: np.ndarray, box: Sequence[int], name: str) -> np.ndarray:
     """Crops (height, width, 3) to rows y1:y2 and columns x1:x2 of a box (x1, y1, x2, y2), as the original does.
 
     Raises:

@@ -1,5 +1,6 @@
 """Samples the images of a batch: a pure function of (key, step), so that a resumed run gets the same batches."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -91,4 +92,9 @@ def sample_steps(
 ) -> Int32[np.ndarray, "{num_steps} {num_pairs} 2"]:
     """`sample` for steps first_step .. first_step + num_steps - 1."""
     steps = jnp.arange(first_step, first_step + num_steps)
-    return np.asarray(jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps))
+    return np.asarray(_sample_each(key, steps, table, num_pairs))
+
+
+@functools.partial(jax.jit, static_argnames="num_pairs")
+def _sample_each(key: jax.Array, steps: jax.Array, table: ClassTable, num_pairs: int) -> jax.Array:
+    return jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps)
