@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
 
-Random weights and images in batches of 32, the better of two; a training step is the gradient of N-pair and Adam's.
+Random weights, batches of 32 random images, the better of two runs. A training step is the gradient of N-pair and an
+update of Adam.
 """
 
 import sys
@@ -26,14 +27,14 @@ def main() -> None:
     print_row("model", "parameters", "features", *speeds)
     print_row(*["---"] * 7)
     for name in sys.argv[1:] or models.BACKBONES:
-        backbone = models.BACKBONES[name]()
+        backbone = models.BACKBONES[name].module()
         shapes = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         count = sum(x.size for x in jax.tree.leaves(shapes[1]))
         print_row(name, f"{count / 1e6:,.2f} M", str(shapes[0].shape[1]), *(f"{x:,.1f}" for x in speed_of(name)))
 
 
 def speed_of(name: str) -> list[float]:
-    """Images a second: forward and training at the first side, then at the second."""
+    """Images per second: forward and training at the first side, then at the second."""
     model, optimizer = models.create(name), optax.adam(1e-4)
     found = []
     for side in SIDES:

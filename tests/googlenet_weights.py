@@ -9,7 +9,7 @@ from symm_jax.models.googlenet import INCEPTION
 
 
 def layers():
-    """Yields (Caffe name, output channels, input channels, kernel side) in the order in which values are drawn."""
+    """Yields (Caffe name, output channels, input channels, kernel side) in the order of the random values."""
     yield from (("conv1/7x7_s2", 64, 3, 7), ("conv2/3x3_reduce", 64, 64, 1), ("conv2/3x3", 192, 64, 3))
     channels = 192
     for module, (n1, reduce3, n3, reduce5, n5, projection) in INCEPTION.items():
@@ -39,7 +39,7 @@ def write(path, **changes):
 
 
 def narrow(monkeypatch):
-    """Reduces GoogLeNet to its stem and to the modules 3b and 4e, which pooling follows, with a quarter of the channels."""
+    """Reduces GoogLeNet to its stem and the modules 3b and 4e, which precede pooling, at a quarter of the channels."""
     few = {name: tuple(n // 4 for n in INCEPTION[name]) for name in ("3b", "4e")}
     monkeypatch.setattr(googlenet, "INCEPTION", few)
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Int32
 
 from symm_jax.errors import InputError
 
+_STEPS = 128  # `sample_steps` computes multiples of this number of steps
+
 
 class ClassTable(NamedTuple):
     """The images of each class with at least two: order[start[c] : start[c] + count[c]]."""
@@ -91,10 +93,11 @@ def sample_steps(
     key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int
 ) -> Int32[np.ndarray, "{num_steps} {num_pairs} 2"]:
     """`sample` for steps first_step .. first_step + num_steps - 1."""
-    steps = jnp.arange(first_step, first_step + num_steps)
-    return np.asarray(_sample_each(key, steps, table, num_pairs))
+    # Whole multiples of _STEPS, because each number of steps would be compiled again, which takes seconds.
+    steps = first_step + np.arange(-(-num_steps // _STEPS) * _STEPS, dtype=np.int32)
+    return np.asarray(_sample_each(key, steps, table, num_pairs))[:num_steps]
 
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
-def _sample_each(key: jax.Array, steps: jax.Array, table: ClassTable, num_pairs: int) -> jax.Array:
+def _sample_each(key: jax.Array, steps: np.ndarray, table: ClassTable, num_pairs: int) -> jax.Array:
     return jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps)
