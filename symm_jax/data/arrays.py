@@ -141,7 +141,7 @@ def _decode_all(source: Examples, folder: Path, split: str, options: Options) ->
 
 def _decode_range(
     path: Path, offset: int, pickled: bytes, options: Options, rows: range
-) -> tuple[slice, list[str], list[int], np.ndarray, list[bool], list[int]]:
+) -> tuple[slice, list[str], list[int], np.ndarray, list[int], list[int]]:
     """Writes the images of `rows` to the file whose first image begins at byte `offset`.
 
     Each process reads its own records: sending them to a process would cost more than reading them.

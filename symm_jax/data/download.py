@@ -80,7 +80,7 @@ def verify(path: Path, remote: Remote) -> str:
     )
 
 
-def human_size(count: float) -> str:
+def human_size(count: int | float) -> str:
     """A number of bytes with its unit, such as "1.15 GB"."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:

@@ -99,5 +99,5 @@ def sample_steps(
 
 
 @functools.partial(jax.jit, static_argnames="num_pairs")
-def _sample_each(key: jax.Array, steps: np.ndarray, table: ClassTable, num_pairs: int) -> jax.Array:
+def _sample_each(key: jax.Array, steps: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
     return jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps)

@@ -54,7 +54,7 @@ class FoldedConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
         if self.depthwise:
             y = depthwise(x, kernel, self.stride)
         elif self.size == 1:
@@ -64,7 +64,7 @@ class FoldedConv(nn.Module):
             y = jax.lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=_NHWC)
         if self.norm:
             return self.norm(name="norm")(y)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
         return y + bias.reshape(1, 1, 1, -1)
 
 
