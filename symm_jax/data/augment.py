@@ -36,7 +36,7 @@ def augment(
 
     Args:
       keys: typed PRNG keys, one per image: the result does not depend on how a batch is split.
-      images: whole images, resized to a square.
+      images: complete images, resized to a square.
       short_side_ratio: the image's shorter side divided by its height and by its width, before the resize. It turns a
         margin into a fraction of each side.
       image_size: side of the result in pixels.
