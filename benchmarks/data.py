@@ -2,17 +2,17 @@
 
     python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
 
-Decoding: "Pillow" decodes the photographs with Pillow and squashes them with OpenCV one after the other in one process,
-from memory, and keeps nothing; "our loop" does so with our functions, and "on all cores" is that in a process a core at
-once, the most that the machine gives; "prepared" is the decoding of --mode=prepare: it reads the records of both
-splits, decodes and crops in a worker process a core, and writes the arrays. "first" includes starting the workers. The
-same photographs are decoded as they are and enlarged three times, for the published ones are larger than a part of them
-that someone made smaller.
+Decoding: "Pillow" decodes the photographs with Pillow and resizes them with OpenCV, one after the other in one process,
+from memory, without storing the result. "our loop" does the same with our functions. "on all cores" runs our loop in
+one process per core, which is the upper limit of the machine. "prepared" is the decoding of --mode=prepare: it reads
+the records of both splits, decodes and crops in one worker process per core, and writes the arrays. "first" includes
+starting the workers. The photographs are decoded at their size and enlarged three times, because the published
+photographs are larger than those of copies that were scaled down.
 
 Feeding: batches of 64 pairs gathered from the memory map and copied to the device, without augmentation.
 
-Augmentation: 128 images to 227 px, float32. "OpenCV" crops, resizes, cuts the window and mirrors in a thread a core,
-by area (which leaves nothing out in shrinking, as ours) or linearly (which does).
+Augmentation: 128 images to 227 px, float32. "OpenCV" crops, resizes, cuts the window and flips in one thread per core,
+by area (which uses every source pixel when shrinking, as ours does) or linearly (which does not).
 """
 
 import argparse
@@ -76,7 +76,7 @@ def enlarged(encoded: bytes, factor: int) -> bytes:
 
 
 def with_pillow(encoded: bytes) -> np.ndarray:
-    """What one would write without this package; the pixels are the same."""
+    """The code that one would write without this package. The pixels are the same."""
     with PIL.Image.open(io.BytesIO(encoded)) as image:
         return cv2.resize(np.asarray(image.convert("RGB")), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
@@ -94,11 +94,11 @@ def bare_loop(one: Callable[[bytes], np.ndarray], encoded: list[bytes]) -> float
 class Case(NamedTuple):
     encoded: list[bytes]
     load: Callable[[], object]
-    folder: Path  # that `load` writes to
+    folder: Path  # the folder that `load` writes to
 
 
 def prepared(folder: Path, name: str, cache: Path) -> Case:
-    """A data set in the folder whose records are made."""
+    """A data set in the folder, with its records written."""
     source = datasets.Source(name, str(folder), str(cache))
 
     def load():
@@ -118,7 +118,7 @@ def enlarge_all(encoded: list[bytes], folder: Path) -> None:
         path.write_bytes(image)
 
 
-def decoding(of: dict[str, Case]) -> None:
+def decoding(cases: dict[str, Case]) -> None:
     cores = os.cpu_count()
     pool = concurrent.futures.ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"))
     print_row(
@@ -126,12 +126,12 @@ def decoding(of: dict[str, Case]) -> None:
         *["/ (cores x Pillow)", "/ (cores x our loop)", "/ on all cores"],
     )
     print_row(*["---"] * 9)
-    for name, case in of.items():
+    for name, case in cases.items():
         some, count = case.encoded[:500], len(case.encoded)
         joblib.externals.loky.get_reusable_executor().shutdown()
         pillow, alone, at_once, all_of_it = [], [], [], []
-        for _ in range(6):  # by turns, for a virtual machine's speed changes from one second to the next
-            # Or the disk's speed is measured, once much waits to be written to it.
+        for _ in range(6):  # in turn, because the speed of a virtual machine changes from one second to the next
+            # Without this, pending writes would make the disk's speed the limit.
             shutil.rmtree(case.folder, ignore_errors=True)
             os.sync()
             all_of_it.append(once(count, case.load))
@@ -169,15 +169,15 @@ def augmentation(train_set: arrays.Arrays) -> None:
 
     def one(interpolation, i):
         rng = np.random.default_rng(i)
-        squashed = round(1.125 * SIZE)
+        resized = round(1.125 * SIZE)
         y, x = np.rint(rng.uniform(0.01, 0.05) * short_side_ratio[i] * SIDE).astype(int)
-        image = cv2.resize(images[i, y : SIDE - y, x : SIDE - x], (squashed, squashed), interpolation=interpolation)
-        top, left = rng.integers(0, squashed - SIZE + 1, 2)
+        image = cv2.resize(images[i, y : SIDE - y, x : SIDE - x], (resized, resized), interpolation=interpolation)
+        top, left = rng.integers(0, resized - SIZE + 1, 2)
         image = image[top : top + SIZE, left : left + SIZE]
         out[i] = image[:, ::-1] if rng.integers(2) else image
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        peers = {
+        references = {
             name: rate(BATCH, lambda kind=kind: list(pool.map(functools.partial(one, kind), range(BATCH))), 16)
             for name, kind in {"by area": cv2.INTER_AREA, "linearly": cv2.INTER_LINEAR}.items()
         }
@@ -185,8 +185,8 @@ def augmentation(train_set: arrays.Arrays) -> None:
     print_row("augmentation", "images/s", "ours / theirs")
     print_row(*["---"] * 3)
     print_row("ours", f"{mine:,.0f}", "")
-    for name, peer in peers.items():
-        print_row(f"OpenCV, {name}", f"{peer:,.0f}", f"{mine / peer:.2f}")
+    for name, theirs in references.items():
+        print_row(f"OpenCV, {name}", f"{theirs:,.0f}", f"{mine / theirs:.2f}")
 
 
 if __name__ == "__main__":
@@ -201,9 +201,9 @@ if __name__ == "__main__":
         print()
         augmentation(train_set)
         print()
-        as_they_are = prepared(folder, "cars196", cache)
-        enlarge_all(as_they_are.encoded[:1500], enlarged_ones)
+        original = prepared(folder, "cars196", cache)
+        enlarge_all(original.encoded[:1500], enlarged_ones)
         large = prepared(enlarged_ones, "folder", cache)
-        cases = {f"{len(as_they_are.encoded):,} as they are": as_they_are}
+        cases = {f"{len(original.encoded):,} as they are": original}
         decoding(cases | {f"{len(large.encoded):,} enlarged 3x": large})
     sys.stdout.flush()

@@ -2,7 +2,8 @@
 
     python benchmarks/models.py [NAME ...]  # about five minutes for all on two CPU cores
 
-Random weights and images in batches of 32, the better of two; a training step is the gradient of N-pair and Adam's.
+Random weights, batches of 32 random images, the better of two runs. A training step is the gradient of N-pair and an
+update of Adam.
 """
 
 import sys
@@ -34,7 +35,7 @@ def main() -> None:
 
 
 def speed_of(name: str) -> list[float]:
-    """Images a second: forward and training at the first side, then at the second."""
+    """Images per second: forward and training at the first side, then at the second."""
     model, optimizer = models.create(name), optax.adam(1e-4)
     found = []
     for side in SIDES:

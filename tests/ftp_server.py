@@ -45,9 +45,9 @@ class Session(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def serve(path, content, cuts=(), without=()):
-    """Yields a server of one file, which keeps the `commands` it was sent.
+    """Yields a server of one file. It keeps the `commands` that it received.
 
-    Its first transfers end at the bytes `cuts`; the commands `without` are unknown to it.
+    Its first transfers end at the bytes `cuts`. It does not know the commands `without`.
     """
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
         server.path, server.content, server.cuts, server.commands = path, content, list(cuts), []

@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback that follows a script for each path: whole, in part, cut, changed or refused."""
+"""An HTTP server on the loopback with a script per path: complete, partial, interrupted, changed or rejected files."""
 
 import http.server
 import re
@@ -34,12 +34,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def whole(content=CONTENT, **headers):
-    """Sends the whole file and knows no ranges."""
+    """Sends the whole file, and ignores ranges."""
     return lambda handler: handler.reply(200, content, **headers)
 
 
 def ranged(content=CONTENT, etag='"1"'):
-    """Sends what is asked for, as servers should."""
+    """Sends the requested range, as servers should."""
 
     def behave(handler):
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
@@ -89,9 +89,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests, self.sent, self.scripts, self.over = [], [], {}, threading.Event()
 
     def on(self, path, *script):
-        """Answers the requests for `path` by one of `script` after the other, and then by the last; returns its URL."""
+        """Answers the requests for `path` by the entries of `script` in turn, then by the last one. Returns the URL."""
         self.scripts[path] = list(script)
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def handle_error(self, *_):
-        pass  # a client that hangs up is part of the play
+        pass  # a client that hangs up is part of the script

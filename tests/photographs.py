@@ -1,4 +1,4 @@
-"""Tiny made-up copies of the data sets in their published layouts, as folders or archives."""
+"""Tiny artificial copies of the data sets in their published layouts, as folders or archives."""
 
 import shutil
 import tarfile
@@ -35,7 +35,7 @@ def write_annotations(folder, rows):
 
 
 def cars_original(folder, photographs_per_class=3, classes=CARS_CLASSES):
-    """`car_ims/` and `cars_annos.mat`, whose rows are returned; each photograph has its class's grey level."""
+    """`car_ims/` and `cars_annos.mat`, whose rows are returned. The grey level of a photograph is its class number."""
     rows = []
     for label in classes:
         for _ in range(photographs_per_class):
@@ -104,16 +104,16 @@ def sop(folder):
     for split, classes in {"train": (1, 2, 11_318), "test": (11_319, 11_320, 22_634)}.items():
         lines = ["image_id class_id super_class_id path"]
         for label in classes:
-            for place in range(2):
+            for view in range(2):
                 key += 1
-                name = f"bicycle_final/{label}_{place}.JPG"
+                name = f"bicycle_final/{label}_{view}.JPG"
                 photograph(root / name, key)
                 lines.append(f"{key} {label} 1 {name}")
         (root / f"Ebay_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
 def inshop(folder):
-    """`Eval/list_eval_partition.txt` and `img/`: one of an item's photographs is a query, two are in the gallery."""
+    """`Eval/list_eval_partition.txt` and `img/`. One photograph of an item is a query, and two are in the gallery."""
     lines = []
     for item, status in {7: "train", 2: "train", 5: "test", 1: "test", 9: "test"}.items():
         for view in range(3):
@@ -127,7 +127,7 @@ def inshop(folder):
 
 
 def pack(folder, archive, root="", keep=()):
-    """Moves the content of `folder` / root into an archive in it; `keep` stays outside."""
+    """Moves the files below `folder` / root into an archive in `folder`, except those named in `keep`."""
     inside = folder / root
     names = sorted(p.relative_to(folder) for p in inside.rglob("*") if p.is_file() and p.name not in keep)
     if archive.endswith(".zip"):

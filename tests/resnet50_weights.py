@@ -1,4 +1,4 @@
-"""The random tensors of a ResNet-50 that its recorded features were made with, under the names of torchvision."""
+"""The random tensors of the recorded ResNet-50 features, with the names of torchvision."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from symm_jax.models.resnet import STAGES
 
 
 def layers():
-    """Yields (convolution, norm, out channels, in channels, kernel side) in the order in which values are drawn."""
+    """Yields (convolution, norm, output channels, input channels, kernel side) in the order of the random values."""
     yield "conv1", "bn1", 64, 3, 7
     channels = 64
     for stage, (features, blocks) in enumerate(STAGES, 1):
@@ -21,7 +21,7 @@ def layers():
 
 
 def tensors(seed=7):
-    """{name: float32 array}, the scales such that values neither grow nor vanish from block to block."""
+    """{name: float32 array}. The scales keep the values of all blocks in the same range."""
     rng, found = np.random.default_rng(seed), {}
     for convolution, norm, out, inputs, side in layers():
         kernel = rng.standard_normal((out, inputs, side, side), np.float32)

@@ -1,4 +1,4 @@
-"""Data sets: a tfds builder each, decoded once into arrays; pairs and their augmentation.
+"""Data sets: one tfds builder per data set, images decoded once into arrays, pairs of images and their augmentation.
 
-datasets.py is the way in.
+The entry point is datasets.py.
 """

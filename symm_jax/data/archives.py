@@ -1,7 +1,8 @@
-"""Reads members of .tar, .tgz and .zip archives where they are. Nothing is ever unpacked to disk.
+"""Reads members of .tar, .tgz and .zip archives in place. Nothing is unpacked to disk.
 
-An archive is hostile until its list has been read: a member that would lie outside the archive's folder, that is a
-link or a device, or that makes the archive grow far beyond its packed size is refused by name.
+An archive may be damaged or malicious, so the list of its members is checked before any member is used. An archive is
+rejected when a member would be stored outside the archive's folder, when a member is a link or a device, or when the
+archive expands far beyond its packed size. The error names the archive and the member.
 """
 
 import contextlib
@@ -11,19 +12,25 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from symm_jax.errors import InputError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
-# Photographs hardly shrink: an archive that grows more than this was made to fill a disk.
-MAX_GROWTH, GROWTH_ALLOWED = 4, 2**28
+# Photographs hardly compress. An archive that expands more than this was made to fill a disk.
+MAX_EXPANSION, EXPANSION_ALLOWED = 4, 2**28
 MAX_MEMBERS = 1_000_000
-MAX_READ = 2**28  # bytes of one member, or of what a header makes the reader fetch
+MAX_READ = 2**28  # bytes of one member, and bytes that one header can make the reader fetch
+_UNPACK = "Download it again. If you trust it, unpack it yourself and move it out of the data folder."
 
 
 class Member(NamedTuple):
-    """The name as the archive has it, the size in bytes and, in a tar, where the first one is once unpacked."""
+    """A file in an archive.
+
+    name: the name that the archive gives.
+    size: bytes.
+    offset: in a tar, the position of the first byte in the uncompressed archive.
+    """
 
     name: str
     size: int
@@ -39,43 +46,49 @@ def members(path: Path) -> dict[str, Member]:
     """The regular files in an archive by path, in the order in which they are stored.
 
     Raises:
-      InputError: the archive is damaged, cut short or hostile; the message names it and the member.
+      InputError: the archive is damaged, truncated or malicious. The message names it and the member.
     """
-    limit = MAX_GROWTH * path.stat().st_size + GROWTH_ALLOWED
-    with _naming(path):
+    limit = MAX_EXPANSION * path.stat().st_size + EXPANSION_ALLOWED
+    with _archive_errors(path):
         found: dict[str, Member] = {}
         total = 0
         for count, (member, is_folder) in enumerate(_list(path, limit), 1):
             total += member.size
             if total > limit:
                 raise InputError(
-                    f"{path}: refused, for with member {member.name!r} it grows to more than {limit / 1e6:,.0f} MB"
+                    f"{path} is rejected: with member {member.name!r} it expands to more than {limit / 1e6:,.0f} MB. "
+                    f"{_UNPACK}"
                 )
             if count > MAX_MEMBERS:
-                raise InputError(f"{path}: refused, it has more than {MAX_MEMBERS:,} members")
-            place = _safe(path, member.name, is_folder)
+                raise InputError(f"{path} is rejected: it has more than {MAX_MEMBERS:,} members. {_UNPACK}")
+            inside = _relative_path(path, member.name, is_folder)
             if not is_folder:
-                found[place] = member
+                found[inside] = member
         return found
 
 
 @contextlib.contextmanager
 def reader(path: Path) -> Iterator[Callable[[Member], bytes]]:
-    """Yields a function from a member to its bytes. A .tgz is read fast in the order of `members`, and no other.
+    """Yields a function from a member to its bytes. A .tgz is read fast only in the order of `members`.
 
     The function raises InputError when the member is damaged.
     """
     with contextlib.ExitStack() as stack:
-        with _naming(path):
+        with _archive_errors(path):
             archive = stack.enter_context(zipfile.ZipFile(path) if _is_zip(path) else _stream(path))
 
         def read(member: Member) -> bytes:
             if member.size > MAX_READ:
-                raise InputError(f"{path}: refused, member {member.name!r} has {member.size / 1e6:,.0f} MB")
-            with _naming(path):
+                raise InputError(
+                    f"{path} is rejected: member {member.name!r} has {member.size / 1e6:,.0f} MB. {_UNPACK}"
+                )
+            with _archive_errors(path):
                 content = _read_zip(archive, member) if _is_zip(path) else _read_tar(archive, member)
             if len(content) != member.size:
-                raise InputError(f"{path}: member {member.name!r} is not as long as the archive says; get it anew")
+                raise InputError(
+                    f"{path}: member {member.name!r} has {len(content)} bytes instead of {member.size}. "
+                    "Download the archive again."
+                )
             return content
 
         yield read
@@ -87,18 +100,22 @@ def _list(path: Path, limit: int) -> Iterator[tuple[Member, bool]]:
 
 
 def _list_tar(path: Path, limit: int) -> Iterator[tuple[Member, bool]]:
-    with _stream(path) as stream, tarfile.open(fileobj=_Bounded(path, stream, limit), mode="r:") as archive:
-        for info in archive:
-            if not (info.isdir() or (info.isreg() and not info.issparse())):
-                raise InputError(f"{path}: refused, member {info.name!r} is a link, a device or sparse")
-            yield Member(info.name, 0 if info.isdir() else info.size, info.offset_data), info.isdir()
-        # tarfile takes a damaged header, and the end of a file that was cut, for the end of the archive.
-        stream.seek(archive.offset)
+    with _stream(path) as stream:
+        bounded = cast(IO[bytes], _Bounded(path, stream, limit))  # tarfile calls only these methods
+        with tarfile.open(fileobj=bounded, mode="r:") as archive:
+            for info in archive:
+                if not (info.isdir() or (info.isreg() and not info.issparse())):
+                    raise InputError(
+                        f"{path} is rejected: member {info.name!r} is a link, a device or a sparse file. {_UNPACK}"
+                    )
+                yield Member(info.name, 0 if info.isdir() else info.size, info.offset_data), info.isdir()
+            # tarfile takes a damaged header, and the end of a truncated file, for the end of the archive.
+            stream.seek(archive.offset)
         ended = stream.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         while stream.tell() <= limit and stream.read(2**20):
-            pass  # gzip's check sum comes last
+            pass  # gzip's checksum comes last
         if not ended:
-            raise InputError(f"{path} is damaged or was cut short; get it anew")
+            raise InputError(f"{path} is damaged or truncated. Download it again.")
 
 
 def _list_zip(path: Path) -> Iterator[tuple[Member, bool]]:
@@ -106,22 +123,25 @@ def _list_zip(path: Path) -> Iterator[tuple[Member, bool]]:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise InputError(f"{path}: refused, member {info.filename!r} is a link or a device")
+                raise InputError(f"{path} is rejected: member {info.filename!r} is a link or a device. {_UNPACK}")
             if info.flag_bits & 1:
-                raise InputError(f"{path}: member {info.filename!r} is encrypted; unpack it yourself")
+                raise InputError(
+                    f"{path}: member {info.filename!r} is encrypted. Unpack the archive yourself and move it out "
+                    "of the data folder."
+                )
             yield Member(info.filename, info.file_size), info.is_dir()
 
 
-def _safe(path: Path, name: str, is_folder: bool) -> str:
+def _relative_path(path: Path, name: str, is_folder: bool) -> str:
     parts = PurePosixPath(name).parts
     if not (parts or is_folder) or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
-        raise InputError(f"{path}: refused, member {name!r} would lie outside the archive's folder")
+        raise InputError(f"{path} is rejected: member {name!r} is outside the archive's folder. {_UNPACK}")
     return "/".join(parts)
 
 
 def _read_zip(archive: zipfile.ZipFile, member: Member) -> bytes:
     with archive.open(member.name) as file:
-        return file.read(member.size + 1)  # one more, so that the check sum at the end is looked at
+        return file.read(member.size + 1)  # zipfile verifies the checksum when the end is reached
 
 
 def _read_tar(stream: Any, member: Member) -> bytes:
@@ -138,31 +158,33 @@ def _stream(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Everything that tarfile, zipfile, gzip and zlib raise for bad input, as one error that names the archive."""
+def _archive_errors(path: Path) -> Iterator[None]:
+    """Turns every error of tarfile, zipfile, gzip and zlib into an InputError that names the archive."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} is no whole archive of its kind ({error}); get it anew") from error
+        raise InputError(f"{path} cannot be read as an archive ({error}). Download it again.") from error
 
 
 class _Bounded:
-    """A stream for tarfile that goes no further than `limit` and never fetches a lot at once for a header."""
+    """A stream for tarfile that stays below `limit` and never fetches a large block for a header."""
 
     def __init__(self, path: Path, stream: Any, limit: int):
         self._path, self._stream, self._limit = path, stream, limit
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_READ:
-            raise InputError(f"{self._path}: refused, a header of it asks for {size:,} bytes")
+            raise InputError(f"{self._path} is rejected: one of its headers asks for {size:,} bytes. {_UNPACK}")
         return self._stream.read(size)
 
-    def seek(self, place: int) -> int:
-        if place > self._limit:
-            raise InputError(f"{self._path}: refused, it grows to more than {self._limit / 1e6:,.0f} MB")
-        return self._stream.seek(place)
+    def seek(self, position: int) -> int:
+        if position > self._limit:
+            raise InputError(
+                f"{self._path} is rejected: it expands to more than {self._limit / 1e6:,.0f} MB. {_UNPACK}"
+            )
+        return self._stream.seek(position)
 
     def tell(self) -> int:
         return self._stream.tell()

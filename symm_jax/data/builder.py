@@ -1,6 +1,6 @@
-"""What the builders of photographs share: examples in a tree of files become records of encoded images.
+"""The common part of the photograph data sets: it turns examples in a tree of files into records of encoded images.
 
-A data set is a class that names its files and reads its annotations (`read`); see cars196.py for one.
+A data set is a class that names its files and reads its annotations in `read`. See cars196.py for an example.
 """
 
 import abc
@@ -23,10 +23,10 @@ _OTHER_ARCHIVES = (".rar", ".7z", ".xz", ".bz2", ".gz")
 class Example(NamedTuple):
     """One photograph.
 
-    name: its path as the data set's annotations have it, unique.
+    name: its path in the annotations, unique.
     label: class, 0 .. num_classes - 1.
     box: x1, y1, x2, y2 in pixels, or None.
-    query: in a test split with a gallery, whether it is a query (else it is in the gallery); None without.
+    query: in a test split with a gallery, whether it is a query (else it is in the gallery); None elsewhere.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of a split: images and classes, and how many of the images are queries, where there is a gallery."""
+    """The numbers of images and classes of a split, and the number of queries where there is a gallery."""
 
     images: int
     classes: int
@@ -44,22 +44,22 @@ class Counts(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A tree of files and the examples in it, {split: {path in the tree: example}}."""
+    """A tree of files and its examples, {split: {path in the tree: example}}."""
 
     tree: Tree
     splits: dict[str, dict[str, Example]]
 
 
 class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
-    """Encoded images as they are, with label, filename and, where the data set has them, box and query.
+    """Encoded images as they are stored, with label and filename, and with box and query where the data set has them.
 
     Attributes:
-      NUM_CLASSES: of both splits together; None where it depends on the files.
-      PROTOCOL: the split of the literature, {split: Counts}; empty where there is none.
-      BOXES: whether there are boxes.
-      QUERIES: whether the test split is made of queries and a gallery.
-      ORIENT: whether images are turned as EXIF says.
-      MANUAL_DOWNLOAD_INSTRUCTIONS: the files that it is made of, in words, also for messages.
+      NUM_CLASSES: number of classes in both splits together; None if it depends on the files.
+      PROTOCOL: the published split, {split: Counts}; empty if there is none.
+      BOXES: whether there are bounding boxes.
+      QUERIES: whether the test split consists of queries and a gallery.
+      ORIENT: whether images are rotated by their EXIF orientation.
+      MANUAL_DOWNLOAD_INSTRUCTIONS: the files of the data set, in words, also for messages.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -74,55 +74,78 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
 
     @abc.abstractmethod
     def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
-        """The examples of each split, in any order, as the annotations have them; InputError where they are wrong."""
+        """Reads the annotations.
 
-    def scan(self, tree: Tree) -> Found:
-        """Reads and checks the annotations: labels, boxes, photographs, splits without a class in common.
+        Args:
+          tree: the files.
+          open_file: path in the tree -> bytes.
 
-        Warns of photographs that are annotated but not there. Give `found` what this returns, before anything is
-        written; else it is called again while the records are made.
+        Returns:
+          The examples of each split, in any order.
 
         Raises:
-          InputError: annotations that are absent, damaged or contradict each other; no photographs in a split.
+          InputError: annotations are missing or wrong.
+        """
+
+    def scan(self, tree: Tree) -> Found:
+        """Reads and checks the annotations: labels, boxes, photographs, and that the splits share no class.
+
+        Warns of annotated photographs that are missing. Assign the result to `found` before records are written.
+        Otherwise this method is called again then.
+
+        Raises:
+          InputError: annotations are missing, damaged or contradictory, or a split has no photographs.
         """
         try:
             with tree.opened() as open_file:
                 splits = self.read(tree, open_file)
         except InputError as error:
-            raise error if str(tree.root) in str(error) else InputError(f"{tree.root}: {error}") from error
+            if str(tree.root) in error.fact:
+                raise
+            raise InputError(f"{tree.root}: {error.fact}", argument=error.argument) from error
         self._check(tree, [e for examples in splits.values() for e in examples])
         seen: dict[int, str] = {}
         for split, examples in splits.items():
             for label in {e.label for e in examples}:
                 if seen.setdefault(label, split) != split:
-                    raise InputError(f"{tree.root}: class {label + 1} is in {seen[label]} and in {split}")
+                    raise InputError(
+                        f"{tree.root}: class {label + 1} is in {seen[label]} and in {split}. Restore the published "
+                        "annotations."
+                    )
         return Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
 
     def _check(self, tree: Tree, examples: list[Example]) -> None:
+        restore = "Restore the published annotations."
         for e in examples:
             if not 0 <= e.label < (self.NUM_CLASSES or np.iinfo(np.int32).max):
-                raise InputError(f"{tree.root}: {e.name} has class {e.label + 1}, of {self.NUM_CLASSES} classes")
+                raise InputError(
+                    f"{tree.root}: {e.name} has class {e.label + 1}, and classes are 1 to {self.NUM_CLASSES}. {restore}"
+                )
             if e.box and not (0 <= e.box[0] < e.box[2] and 0 <= e.box[1] < e.box[3]):
-                raise InputError(f"{tree.root}: {e.name} has the box {e.box}, which cannot be")
+                raise InputError(f"{tree.root}: {e.name} has the impossible box {e.box}. {restore}")
         names = collections.Counter(e.name for e in examples)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise InputError(f"{tree.root}: {twice[0]} is annotated more than once")
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"{tree.root}: {repeated[0]} is annotated more than once. {restore}")
 
     def _located(self, tree: Tree, split: str, examples: list[Example]) -> dict[str, Example]:
         if not examples:
-            raise InputError(f"{tree.root}: the annotations name no photographs of {self.name}'s {split} split")
+            raise InputError(
+                f"{tree.root}: the annotations name no photographs of {self.name}'s {split} split. Restore the "
+                "published annotations."
+            )
         paths = tree.locate([e.name for e in examples])
         missing = [e.name for e, path in zip(examples, paths, strict=True) if path is None]
         if len(missing) == len(examples):
             raise InputError(
                 f"{tree.root} has none of the {len(missing):,} photographs of {self.name}'s {split} split, such as "
-                f"{missing[0]}; it should hold {self.MANUAL_DOWNLOAD_INSTRUCTIONS}",
+                f"{missing[0]}. Put them there, unpacked or not. The folder should hold "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}.",
                 argument="dir",
             )
         if missing:
             errors.warn(
                 f"{tree.root} has {len(examples) - len(missing):,} of {len(examples):,} annotated photographs of "
-                f"{self.name}'s {split} split; {missing[0]} is the first that is absent"
+                f"{self.name}'s {split} split. The first missing one is {missing[0]}"
             )
         return {path: e for path, e in zip(paths, examples, strict=True) if path is not None}
 
@@ -130,7 +153,7 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         label = tfds.features.ClassLabel(num_classes=self.NUM_CLASSES) if self.NUM_CLASSES else np.int64
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
         features |= {"filename": tfds.features.Text()}
-        # Pixels, not tfds's relative BBox: the crop must be exact.
+        # In pixels: tfds's relative BBox would not give exact crops.
         features |= {"box": tfds.features.Tensor(shape=(4,), dtype=np.int32)} if self.BOXES else {}
         features |= {"query": np.bool_} if self.QUERIES else {}
         return tfds.core.DatasetInfo(
@@ -155,21 +178,21 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                 yield e.name, features
 
 
-def require(tree: Tree, name: str, builder: PhotographBuilder) -> str:
-    """The path of the annotation file `name`; InputError when the tree has none."""
+def require_file(tree: Tree, name: str, builder: PhotographBuilder) -> str:
+    """The path of the annotation file `name`. Raises InputError when it is missing."""
     path = tree.find(name)
     if path is None:
-        raise absent(tree, builder)
+        raise absence_error(tree, builder)
     return path
 
 
-def absent(tree: Tree, builder: PhotographBuilder | type[PhotographBuilder]) -> InputError:
+def absence_error(tree: Tree, builder: PhotographBuilder | type[PhotographBuilder]) -> InputError:
     """The error for a folder that does not hold the data set."""
-    state = "holds no" if tree.root.exists() else "does not exist; it should hold"
-    others = [path for path in tree.places if path.lower().endswith(_OTHER_ARCHIVES)]
+    state = "does not hold the data set" if tree.root.exists() else "does not exist"
+    others = [path for path in tree.entries if path.lower().endswith(_OTHER_ARCHIVES)]
     unpack = f" Unpack {others[0]} yourself: only {', '.join(archives.SUFFIXES)} are read." if others else ""
     return InputError(
-        f"{tree.root} {state} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or not, or pass the "
-        f"folder that has them.{unpack}",
+        f"{tree.root} {state}. It should hold {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}. Put them there, unpacked or not, "
+        f"or pass the folder that has them.{unpack}",
         argument="dir",
     )

@@ -1,17 +1,17 @@
 """Cars196 (Krause et al., 2013) as a tfds builder: the class-disjoint split of metric learning.
 
-The builder that ships with tensorflow-datasets reads one of the layouts below, from links that are dead, and splits
-every class over both halves.
+The builder of tensorflow-datasets reads only one of the layouts below, its links are dead, and its splits share every
+class.
 """
 
 from collections.abc import Callable, Iterator
 
 from symm_jax.data import tables
-from symm_jax.data.builder import Counts, Example, PhotographBuilder, absent
+from symm_jax.data.builder import Counts, Example, PhotographBuilder, absence_error
 from symm_jax.data.tree import Tree
 
 TRAIN_CLASSES = 98  # classes 1-98 train, 99-196 test
-_BOX = {f"bbox_{side}": tables.whole for side in ("x1", "y1", "x2", "y2")}
+_BOX = {f"bbox_{side}": tables.parse_int for side in ("x1", "y1", "x2", "y2")}
 
 
 class Cars196(PhotographBuilder):
@@ -38,7 +38,7 @@ class Cars196(PhotographBuilder):
 """
 
     def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
-        """See `PhotographBuilder.read`; the layout is told by its annotation files."""
+        """See `PhotographBuilder.read`. The annotation files determine the layout."""
         layouts = {
             ("cars_annos.mat",): _original,
             ("cars_train_annos.mat", "cars_test_annos_withlabels.mat"): _devkit,
@@ -52,30 +52,30 @@ class Cars196(PhotographBuilder):
                     "train": [e for e in examples if e.label < TRAIN_CLASSES],
                     "test": [e for e in examples if e.label >= TRAIN_CLASSES],
                 }
-        raise absent(tree, self)
+        raise absence_error(tree, self)
 
 
 def _original(tree: Tree, open_file, path: str) -> Iterator[Example]:
-    fields = {"relative_im_path": tables.filename, "class": tables.whole, **_BOX}
-    for name, label, *box in tables.structs(open_file(path), path, "annotations", fields):
+    parsers = {"relative_im_path": tables.parse_relative_path, "class": tables.parse_int, **_BOX}
+    for name, label, *box in tables.structs(open_file(path), path, "annotations", parsers):
         yield Example(name, label - 1, tuple(box))
 
 
 def _devkit(tree: Tree, open_file, train: str, test: str) -> Iterator[Example]:
-    fields = {"fname": tables.filename, "class": tables.whole, **_BOX}
+    parsers = {"fname": tables.parse_relative_path, "class": tables.parse_int, **_BOX}
     for folder, path in {"cars_train": train, "cars_test": test}.items():
-        for name, label, *box in tables.structs(open_file(path), path, "annotations", fields):
+        for name, label, *box in tables.structs(open_file(path), path, "annotations", parsers):
             yield Example(f"{folder}/{name}", label - 1, tuple(box))
 
 
 def _by_classes(tree: Tree, open_file, train: str, test: str) -> Iterator[Example]:
-    """Rows of file, x1, y1, x2, y2, class; the folder of a class has its name, which no table pairs with a number."""
+    """Rows of file, x1, y1, x2, y2, class. Folders have the names of classes, and no table gives their numbers."""
     for half, path in {"train": train, "test": test}.items():
-        where = {}
-        for photograph in tree.places:
+        by_file_name = {}
+        for photograph in tree.entries:
             *_, parent, _, name = ("", "", *photograph.split("/"))
             if parent == half:
-                where[name] = "/".join(photograph.split("/")[-3:])
-        fields = (tables.filename, *[tables.whole] * 5)
-        for name, *box, label in tables.rows(open_file(path), path, fields, separator=","):
-            yield Example(where.get(name, f"{half}/{name}"), label - 1, tuple(box))
+                by_file_name[name] = "/".join(photograph.split("/")[-3:])
+        parsers = (tables.parse_relative_path, *[tables.parse_int] * 5)
+        for name, *box, label in tables.rows(open_file(path), path, parsers, separator=","):
+            yield Example(by_file_name.get(name, f"{half}/{name}"), label - 1, tuple(box))

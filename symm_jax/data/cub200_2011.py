@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from symm_jax.data import tables
-from symm_jax.data.builder import Counts, Example, PhotographBuilder, require
+from symm_jax.data.builder import Counts, Example, PhotographBuilder, require_file
 from symm_jax.data.tree import Tree
 from symm_jax.errors import InputError
 
@@ -30,23 +30,25 @@ class Cub2002011(PhotographBuilder):
     def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
         """See `PhotographBuilder.read`."""
 
-        # Of a copy that has other files of these names elsewhere, those beside images.txt count.
-        folder = PurePosixPath(require(tree, "images.txt", self)).parent
+        # A copy may have other files with these names. Those in the folder of images.txt count.
+        folder = PurePosixPath(require_file(tree, "images.txt", self)).parent
 
-        def table(name, *fields):
+        def table(name, *parsers):
             path = (folder / name).as_posix()
-            if path not in tree.places:
-                path = require(tree, name, self)
-            return path, {key: values for key, *values in tables.rows(open_file(path), path, (tables.whole, *fields))}
+            if path not in tree.entries:
+                path = require_file(tree, name, self)
+            return path, {
+                key: values for key, *values in tables.rows(open_file(path), path, (tables.parse_int, *parsers))
+            }
 
-        path, names = table("images.txt", tables.filename)
+        path, names = table("images.txt", tables.parse_relative_path)
         splits = {"train": [], "test": []}
-        labels_path, labels = table("image_class_labels.txt", tables.whole)
-        boxes_path, boxes = table("bounding_boxes.txt", *[tables.finite] * 4)
+        labels_path, labels = table("image_class_labels.txt", tables.parse_int)
+        boxes_path, boxes = table("bounding_boxes.txt", *[tables.parse_float] * 4)
         for key, (name,) in names.items():
             for other_path, other in ((labels_path, labels), (boxes_path, boxes)):
                 if key not in other:
-                    raise InputError(f"{other_path} has no line for image {key} of {path}; get it anew")
+                    raise InputError(f"{other_path} has no line for image {key} of {path}. Download it again.")
             (label,), (x, y, width, height) = labels[key], boxes[key]
             box = (int(x), int(y), int(x + width), int(y + height))
             splits["train" if label <= TRAIN_CLASSES else "test"].append(Example(f"images/{name}", label - 1, box))

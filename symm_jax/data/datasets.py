@@ -1,4 +1,4 @@
-"""The data sets by name. Each is fetched, built and decoded when it is first used."""
+"""The data sets by name. Each is built and decoded when it is first used."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
 from symm_jax.data import archives, arrays, download, glyphs, pairs, sources
-from symm_jax.data.builder import Counts, absent
+from symm_jax.data.builder import Counts, PhotographBuilder, absence_error
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
 from symm_jax.data.folder import Folder
@@ -24,7 +24,7 @@ from symm_jax.data.records import Records
 from symm_jax.data.sop import Sop
 from symm_jax.data.tree import Tree, digest, files_below
 
-BUILDERS = {
+BUILDERS: dict[str, type[PhotographBuilder] | type[glyphs.Glyphs]] = {
     "cars196": Cars196,
     "cub200_2011": Cub2002011,
     "sop": Sop,
@@ -36,16 +36,16 @@ _DIGEST_LENGTH = 16
 
 
 class Source(NamedTuple):
-    """A data set and how it is read. The fields of `config.data` that concern it have the same names.
+    """A data set and how it is read. Its fields have the names of those of `config.data`.
 
     name: a key of BUILDERS.
     dir: folder of the data set's files, unpacked or in archives; not used for "glyphs".
-    cache_dir: folder for records and decoded arrays, which are made once.
-    crop: crop to the annotated bounding box, where there is one.
-    split_seed: of "folder": which half of the classes is for testing.
+    cache_dir: folder for records and decoded arrays, which are written once.
+    crop: whether images are cropped to their bounding boxes, where the data set has boxes.
+    split_seed: for "folder", the seed that draws the test classes.
     validation_classes: number of training classes held out for validation.
-    validation_seed: which ones: -1 for the last ones, else drawn with this seed.
-    mirrors: URLs to download the data set from, in place of the known ones.
+    validation_seed: seed that draws the validation classes; -1 takes the last classes.
+    mirrors: URLs to download the data set from, instead of the known ones.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Source(NamedTuple):
     mirrors: Sequence[str] = ()
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> "Source":
-        """The data set that the section `config.data` of a config describes."""
+    def from_section(cls, section: Any) -> "Source":
+        """The data set that `config.data` describes, a ConfigDict or another mapping from field to value."""
         return cls(**{field: section[field] for field in cls._fields})
 
 
 def load(source: Source, split: str, side: int) -> arrays.Arrays:
-    """Opens a split, and builds and decodes the data set first where this has not been done.
+    """Opens a split. If this has not been done before, builds and decodes the data set first.
 
-    Warns when the numbers of images and classes are not those of the literature.
+    Warns when the numbers of images and classes differ from the published ones.
 
     Args:
       source: the data set.
@@ -80,17 +80,17 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
     builder = opened.create()
     if not builder.data_path.exists():
         builder = _build(source, opened)
-    of_train = split == "validation"
-    records = Records(builder, "train" if of_train else split)
+    is_validation = split == "validation"
+    records = Records(builder, "train" if is_validation else split)
     if not len(records):
         raise errors.InputError(
-            f"{opened.folder} has no images of the {split} classes of {source.name}; add them, or pass another folder",
+            f"{opened.folder} has no images of the {split} classes of {source.name}. Add them, or pass another folder.",
             argument="dir",
         )
     kind = BUILDERS[source.name]
     options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
-    if of_train:
-        labels = np.array([records[i]["label"] for i in range(len(records))])
+    if is_validation:
+        labels = np.array([example["label"] for example in records])
         _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
         records = Records(builder, "train", held_out)
         split = f"validation{source.validation_classes}"
@@ -104,7 +104,7 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
 
 
 def remotes_to_fetch(source: Source) -> tuple[sources.Remote, ...]:
-    """The files to download. Empty where the folder holds any other file, or no URL is known."""
+    """The files to download. Empty if the folder holds any other file, or if no URL is known."""
     remotes = sources.remotes(source.name, source.mirrors, argument="mirrors")
     names = {remote.name for remote in remotes}
     if not remotes or not {path.name for path in files_below(_folder(source.dir))} <= names:
@@ -113,23 +113,25 @@ def remotes_to_fetch(source: Source) -> tuple[sources.Remote, ...]:
 
 
 def absence(source: Source) -> errors.InputError | None:
-    """The error for a data folder without any file; None where there are files, or none are needed."""
-    kind = BUILDERS.get(source.name, glyphs.Glyphs)
-    if kind is glyphs.Glyphs or not source.dir or files_below(_folder(source.dir)):
+    """The error for a data folder without files; None if there are files, or if the data set needs none."""
+    kind = BUILDERS.get(source.name)
+    if kind is None or not issubclass(kind, PhotographBuilder):
         return None
-    return absent(Tree(_folder(source.dir)), kind)
+    if not source.dir or files_below(_folder(source.dir)):
+        return None
+    return absence_error(Tree(_folder(source.dir)), kind)
 
 
 def fetch_remote(remote: sources.Remote, folder: Path, *, argument: str = "mirrors") -> None:
-    """Downloads a published file into a folder, where it is missing.
+    """Downloads a published file into a folder, if the folder does not have it.
 
     Args:
       remote: the file.
-      folder: where to.
+      folder: the folder.
       argument: the argument that can give other URLs, for messages.
 
     Raises:
-      InputError: it cannot be downloaded, or what was downloaded cannot be read.
+      InputError: the file cannot be downloaded, or the downloaded file cannot be read.
     """
     path = download.fetch(remote, folder, argument=argument)
     if not (remote.sha256 or remote.git_blob) and archives.is_archive(path.name):
@@ -141,16 +143,23 @@ def _require_readable(path: Path) -> None:
     try:
         archives.members(path)
     except errors.InputError as error:
-        aside = path.replace(path.with_name(f"{path.name}.wrong"))
+        wrong = path.replace(path.with_name(f"{path.name}.wrong"))
         raise errors.InputError(
-            f"{error}; what was downloaded is now {aside}, and the next run fetches it again"
+            f"{error} The downloaded file is now {wrong}, and the next run downloads {path.name} again."
         ) from error
 
 
 class _Opened(NamedTuple):
+    """A data set before it is read.
+
+    create: creates its builder.
+    root: folder of the records and arrays.
+    folder: folder of the files that they are made from; None if images are rendered.
+    """
+
     create: Callable[[], tfds.core.DatasetBuilder]
-    root: Path  # folder of the records and arrays
-    folder: Path | None  # folder of the files that they are made of; None where images are rendered
+    root: Path
+    folder: Path | None
 
 
 def _open(source: Source) -> _Opened:
@@ -161,7 +170,8 @@ def _open(source: Source) -> _Opened:
     else:
         if not source.dir:
             raise errors.InputError(
-                f"it is empty; name the folder that holds the {source.name} data set", argument="dir"
+                f"the name of the folder is empty. Pass the folder that holds the {source.name} data set.",
+                argument="dir",
             )
         folder = _folder(source.dir)
         options = {"split_seed": source.split_seed} if kind is Folder else {}
@@ -171,16 +181,18 @@ def _open(source: Source) -> _Opened:
 
 
 def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
-    """Writes the records, unless another process has written them meanwhile."""
-    found = None
-    if opened.folder is not None:  # the files are checked before anything is written
-        found = opened.create().scan(Tree(opened.folder, skip=_folder(source.cache_dir)))
+    """Writes the records, unless another process has written them in the meantime."""
+    found, builder = None, opened.create()
+    if isinstance(builder, PhotographBuilder) and opened.folder is not None:
+        # The files are checked before anything is written.
+        found = builder.scan(Tree(opened.folder, skip=_folder(source.cache_dir)))
         _verify_published_files(opened.folder)
     try:
         opened.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.InputError(
-            f"{opened.root} cannot be made ({error.strerror}); pass another folder", argument="cache_dir"
+            f"the folder {opened.root} cannot be created ({error.strerror}). Pass another folder.",
+            argument="cache_dir",
         ) from error
     with files.lock(opened.root / ".lock"):
         # A builder knows only of records that existed when it was created, so it is created again.
@@ -189,10 +201,10 @@ def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
             print(f"building  {opened.root}")
             for leftover in opened.root.rglob("incomplete.*"):  # left by a process that was killed
                 shutil.rmtree(leftover)
-            if found:
+            if found and isinstance(builder, PhotographBuilder):
                 sizes = map(found.tree.size, itertools.chain(*found.splits.values()))
                 files.require_space(opened.root, sum(sizes), "records", argument="cache_dir")
-            builder.found = found
+                builder.found = found
             config = tfds.download.DownloadConfig(manual_dir=opened.folder)
             with contextlib.redirect_stdout(io.StringIO()):  # tfds prints about downloads, and there are none
                 builder.download_and_prepare(download_config=config, file_format="array_record")
@@ -204,7 +216,10 @@ def _verify_published_files(folder: Path) -> None:
     for path in files_below(folder):
         known = sources.published(path.name)
         if known and (reason := download.verify(path, known)):
-            errors.warn(f"{path} is not the published file of that name: {reason}")
+            errors.warn(
+                f"{path} is not the published file of that name: {reason}. Results may not be comparable with "
+                "published ones"
+            )
 
 
 def _count(decoded: arrays.Arrays) -> Counts:
@@ -221,7 +236,7 @@ def _warn_of_other_counts(name: str, split: str, found: Counts, protocol: Counts
     ]
     errors.warn(
         f"{name} has {sides[0]} in its {split} split, the protocol {sides[1]}. Results are not comparable with "
-        "published ones. Check the data folder for missing files."
+        "published ones. Check the data folder for missing files"
     )
 
 

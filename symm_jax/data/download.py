@@ -1,4 +1,4 @@
-"""Downloads published files: resumed where they stopped, checked, and whole or not there under their name."""
+"""Downloads published files. Interrupted downloads are resumed, and only verified files get their final name."""
 
 import contextlib
 import hashlib
@@ -16,8 +16,8 @@ from symm_jax.data import transport
 from symm_jax.data.sources import Remote
 from symm_jax.errors import InputError
 
-_BLOCK = 1 << 18  # bytes read at a time
-_LONGEST_WAIT = 120.0  # seconds between two attempts, also when a server asks for more
+_BLOCK = 1 << 18  # bytes per read
+_LONGEST_WAIT = 120.0  # seconds between two attempts, even if a server asks for more
 
 
 def fetch(
@@ -29,21 +29,21 @@ def fetch(
     back_off_seconds: float = 2.0,
     argument: str = "mirrors",
 ) -> Path:
-    """Returns the path of `remote` in `folder`, downloading it first if no file of its name is there.
+    """Returns the path of `remote` in `folder`, and downloads the file first if there is none with its name.
 
-    Until it is whole and checked it is NAME.partial, which a later call goes on with; a file that fails the checks
-    is kept as NAME.wrong. A second process that wants the same waits for the first.
+    An unfinished download is NAME.partial, and a later call resumes it. A file that fails verification is kept as
+    NAME.wrong. A second process that downloads the same file waits for the first.
 
     Args:
-      remote: what to fetch; a file that is there already is returned as it is.
-      folder: where to; it is made if need be.
-      attempts: how often in a row an address may fail without a new byte before the next one is tried.
-      stall_seconds: without a byte, after which an attempt has failed.
-      back_off_seconds: before the second attempt; it doubles with each one that brings nothing.
+      remote: the file. One that is in the folder already is not verified.
+      folder: the folder for the file; it is created if needed.
+      attempts: number of successive failures without a new byte after which the next URL is tried.
+      stall_seconds: seconds without a byte after which an attempt has failed.
+      back_off_seconds: seconds before the second attempt, doubled after each attempt without a new byte.
       argument: the argument that can give other URLs, for messages.
 
     Raises:
-      InputError: no address gives the file as it should be; the disk is full or cannot be written.
+      InputError: no URL gives the published file, or the disk is full or cannot be written.
     """
     path = folder / remote.name
     try:
@@ -51,16 +51,16 @@ def fetch(
             with files.lock(folder / ".download.lock"):
                 if not path.exists():
                     _Download(remote, folder, attempts, stall_seconds, back_off_seconds).run(argument)
-    except OSError as error:  # of the disk: those of the network are transport's
+    except OSError as error:  # of the disk: transport.py turns those of the network into its own
         raise InputError(
-            f"{remote.name} cannot be written to {folder} ({error.strerror or error}); make it writable and "
-            "make room there, or pass another folder; what has come so far is kept for the next run"
+            f"{remote.name} cannot be written to {folder} ({error.strerror or error}). Make the folder writable and "
+            "make room, or pass another folder. The next run resumes the download."
         ) from error
     return path
 
 
 def verify(path: Path, remote: Remote) -> str:
-    """Returns "" when the file at `path` is `remote` by all that is known of it, or else what differs."""
+    """Returns "" when the file at `path` has the published size and digests of `remote`, else the differences."""
     size = path.stat().st_size
     if remote.size is not None and size != remote.size:
         return f"{remote.name} has {size} bytes instead of the published {remote.size}"
@@ -80,8 +80,8 @@ def verify(path: Path, remote: Remote) -> str:
     )
 
 
-def human_size(count: float) -> str:
-    """Bytes in words, such as "1.15 GB"."""
+def human_size(count: int | float) -> str:
+    """A number of bytes with its unit, such as "1.15 GB"."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
@@ -90,31 +90,31 @@ def human_size(count: float) -> str:
 
 
 class _Download:
-    """One file on its way to a folder."""
+    """The download of one file to a folder."""
 
     def __init__(self, remote: Remote, folder: Path, attempts: int, stall_seconds: float, back_off_seconds: float):
         self.remote, self.folder = remote, folder
         self.attempts, self.stall_seconds, self.back_off_seconds = attempts, stall_seconds, back_off_seconds
-        self.path, self.partial, self.begun, self.wrong = (
+        self.path, self.partial, self.description, self.wrong = (
             folder / f"{remote.name}{suffix}" for suffix in ("", ".partial", ".partial.json", ".wrong")
         )
 
     def run(self, argument: str) -> None:
-        """Tries one address after the other until the file is there."""
-        reasons, kept = [], ""
+        """Tries one URL after the other until the file is complete."""
+        reasons, notes = [], ""
         urls = list(self.remote.urls)
         while urls:
-            # Bytes of an earlier run or another address may be what spoils the file, so it gets a second chance.
+            # Bytes from an earlier run or another URL may be wrong, so this URL gets a second chance without them.
             inherited = self._size() > 0
             try:
                 self._persist(urls[0])
                 problem = verify(self.partial, self.remote)
                 self.partial.replace(self.wrong if problem else self.path)
-                self.begun.unlink(missing_ok=True)
+                self.description.unlink(missing_ok=True)
                 if not problem:
                     return
-                kept = f"The last file that was not as published is kept as {self.wrong}.\n"
-            except transport.Refused as error:
+                notes = f"The last file that failed verification is kept as {self.wrong}.\n"
+            except transport.PermanentError as error:
                 problem, inherited = str(error), False
             if inherited:
                 self._warn(urls[0], problem, "trying again from the start")
@@ -124,27 +124,26 @@ class _Download:
             if urls:
                 self._warn(url, problem, f"trying {_host(urls[0])}")
         if self._size():
-            kept += f"What has come so far is kept as {self.partial}, and the next run goes on from there.\n"
+            notes += f"The unfinished download is kept as {self.partial}, and the next run resumes it.\n"
         raise InputError(
             f"{self.remote.name} could not be downloaded:\n"
-            + ("\n".join(reasons) or "  no address of it is known")
-            + f"\n{kept}Get the file yourself and put it in {self.folder} under the name {self.remote.name}, or name "
-            "another URL",
+            + ("\n".join(reasons) or "  no URL is known")
+            + f"\n{notes}Download it yourself and save it as {self.path}, or pass another URL.",
             argument=argument,
         )
 
     def _persist(self, url: str) -> None:
-        """Makes the partial file whole from one address, or raises Refused."""
+        """Completes the partial file from one URL, or raises PermanentError."""
         failures = furthest = 0
         while True:
             try:
                 return self._attempt(url, announce=not furthest)
-            except transport.Broken as error:
-                # Only bytes never had before are progress: a server that always starts over and always breaks ends.
+            except transport.TransientError as error:
+                # Only new bytes count as progress. Otherwise a server that always starts over would be asked forever.
                 failures = 0 if self._size() > furthest else failures + 1
                 furthest = max(furthest, self._size())
                 if failures >= self.attempts:
-                    raise transport.Refused(f"{error} ({failures} times in a row)") from error
+                    raise transport.PermanentError(f"{error} ({failures} times in a row)") from error
                 wait = self.back_off_seconds * 2 ** max(failures - 1, 0)
                 if error.wait is not None and error.wait <= _LONGEST_WAIT:
                     wait = error.wait
@@ -153,11 +152,13 @@ class _Download:
 
     def _attempt(self, url: str, announce: bool) -> None:
         remote = self.remote
-        with contextlib.closing(transport.open_url(url, self._have(url), self.stall_seconds)) as stream:
+        with contextlib.ExitStack() as stack:
+            stream = transport.open_url(url, self._partial_download(url), self.stall_seconds)
+            stack.callback(stream.close)
             if stream.content_type == "text/html" and not remote.name.endswith((".html", ".htm")):
-                raise transport.Refused("the server sent a web page in place of the file")
+                raise transport.PermanentError("the server sent a web page instead of the file")
             if remote.size is not None and stream.total not in (None, remote.size):
-                raise transport.Refused(f"the file there has {stream.total} bytes instead of {remote.size}")
+                raise transport.PermanentError(f"the file there has {stream.total} bytes instead of {remote.size}")
             total = remote.size if stream.total is None else stream.total
             self._require_space(total)
             if announce:
@@ -165,16 +166,16 @@ class _Download:
                 resuming = f", resuming at {human_size(stream.start)}" if stream.start else ""
                 print(f"download  {remote.name} from {_host(url)}{size}{resuming}", flush=True)
             if not stream.start:
-                self.partial.write_bytes(b"")  # before its description changes
-                self.begun.write_text(json.dumps({"url": url, "validator": stream.validator, "total": total}))
+                self.partial.write_bytes(b"")  # emptied before its description changes
+                self.description.write_text(json.dumps({"url": url, "validator": stream.validator, "total": total}))
             self._write(stream, total)
 
     def _write(self, stream: transport.Stream, total: int | None) -> None:
-        have = stream.start
+        received = stream.start
         bar = tqdm.tqdm(
             desc=self.remote.name,
             total=total,
-            initial=have,
+            initial=received,
             unit="B",
             unit_scale=True,
             unit_divisor=1000,
@@ -183,32 +184,32 @@ class _Download:
         )
         with bar, open(self.partial, "ab") as file:
             while block := stream.read(_BLOCK):
-                have += len(block)
-                if total is not None and have > total:
+                received += len(block)
+                if total is not None and received > total:
                     self.partial.unlink()
-                    raise transport.Refused(f"the server sent more than the {total} bytes of the file")
+                    raise transport.PermanentError(f"the server sent more than the {total} bytes of the file")
                 file.write(block)
                 bar.update(len(block))
-        if total is not None and have < total:
-            raise transport.Broken(f"the connection ended after {human_size(have)} of {human_size(total)}")
+        if total is not None and received < total:
+            raise transport.TransientError(f"the connection ended after {human_size(received)} of {human_size(total)}")
 
-    def _have(self, url: str) -> transport.Have:
-        """What an attempt at `url` may go on from."""
+    def _partial_download(self, url: str) -> transport.PartialDownload:
+        """The bytes on disk that an attempt at `url` may continue."""
         try:
-            begun = json.loads(self.begun.read_text())
-            begun_url, validator, total = begun["url"], begun["validator"], begun["total"]
+            description = json.loads(self.description.read_text())
+            begun_url, validator, total = description["url"], description["validator"], description["total"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             begun_url, validator, total = None, "", None
         if url != begun_url:
-            # Another server's bytes can be told from the right ones only by a digest of the whole.
+            # Only a digest of the whole file can show whether the bytes of two servers belong together.
             if not (self.remote.sha256 or self.remote.git_blob):
-                return transport.Have()
+                return transport.PartialDownload()
             validator = ""
         total = self.remote.size if total is None else total
         size = self._size()
         if not size or (total is None and not validator) or (total is not None and size > total):
-            return transport.Have()
-        return transport.Have(size, validator, total)
+            return transport.PartialDownload()
+        return transport.PartialDownload(size, validator, total)
 
     def _size(self) -> int:
         return self.partial.stat().st_size if self.partial.exists() else 0
@@ -217,8 +218,8 @@ class _Download:
         needed, free = (total or 0) - self._size(), shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
-                f"{self.folder} needs {human_size(needed)} for {self.remote.name} and has {human_size(free)} free; "
-                "make room or pass another folder"
+                f"{self.folder} needs {human_size(needed)} for {self.remote.name} and has {human_size(free)} free. "
+                "Make room, or pass another folder."
             )
 
     def _warn(self, url: str, problem: str, next_step: str) -> None:
@@ -226,4 +227,4 @@ class _Download:
 
 
 def _host(url: str) -> str:
-    return urllib.parse.urlsplit(url).hostname
+    return urllib.parse.urlsplit(url).hostname or ""

@@ -1,4 +1,4 @@
-"""Your own photographs as a tfds builder: a folder of pictures for each class."""
+"""Your own photographs as a tfds builder: one folder of pictures per class."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,27 +7,26 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from symm_jax import errors
-from symm_jax.data.builder import Example, PhotographBuilder, absent
+from symm_jax.data.builder import Example, PhotographBuilder, absence_error
 from symm_jax.data.tree import Tree
 from symm_jax.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _HALVES = {"train", "test"}
-_OTHER_HALVES = {"val", "valid", "validation", "query", "gallery"}  # of layouts that are not read
+_OTHER_HALVES = {"val", "valid", "validation", "query", "gallery"}  # folders of layouts that are not supported
 
 
 class Folder(PhotographBuilder):
-    """Pictures below a folder of their class, turned as EXIF says.
+    """Pictures in one folder per class, rotated by their EXIF orientation.
 
-    `ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` are the splits as they are. Of `ROOT/CLASS/*` half the classes, drawn
-    with `split_seed`, become "test". Labels number the classes' names in order.
+    `ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` are used as the splits. With `ROOT/CLASS/*`, half of the classes,
+    drawn with `split_seed`, become "test". Labels are the positions in the sorted list of class names.
     """
 
     name = "folder"
     ORIENT = True
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "pictures (jpg, png, webp) in a folder for each class: ROOT/CLASS/*, or ROOT/train/CLASS/* and "
-        "ROOT/test/CLASS/*"
+        "pictures (jpg, png, webp) in one folder per class: ROOT/CLASS/*, or ROOT/train/CLASS/* and ROOT/test/CLASS/*"
     )
 
     def __init__(self, *, split_seed: int = 0, **options):
@@ -36,17 +35,18 @@ class Folder(PhotographBuilder):
 
     def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
         """See `PhotographBuilder.read`."""
-        pictures = [path for path in tree.places if path.lower().endswith(SUFFIXES)]
+        pictures = [path for path in tree.entries if path.lower().endswith(SUFFIXES)]
         if not pictures:
-            raise absent(tree, self)
-        base = os.path.commonpath([PurePosixPath(path).parent for path in pictures])
-        if all(PurePosixPath(path).parent == PurePosixPath(base) for path in pictures):  # of one class
-            base = PurePosixPath(base).parent
+            raise absence_error(tree, self)
+        base = PurePosixPath(os.path.commonpath([PurePosixPath(path).parent for path in pictures]))
+        if all(PurePosixPath(path).parent == base for path in pictures):  # there is only one class
+            base = base.parent
         parts = {path: PurePosixPath(path).relative_to(base).parts for path in pictures}
-        loose = sorted(tree.places.keys() - set(pictures)) + [path for path in pictures if len(parts[path]) < 2]
-        if loose:
+        others = sorted(tree.entries.keys() - set(pictures)) + [path for path in pictures if len(parts[path]) < 2]
+        if others:
             errors.warn(
-                f"{tree.root}: {len(loose)} of the files are no pictures of a class, such as {loose[0]}; left out"
+                f"{tree.root}: {len(others)} files are not pictures in the folder of a class, such as {others[0]}. "
+                "They are ignored"
             )
         tops = {p[0].lower() for p in parts.values() if len(p) > 1}
         nested = {p[0].lower() for p in parts.values() if len(p) > 2}
@@ -56,13 +56,13 @@ class Folder(PhotographBuilder):
             classes = _split_by_seed(tree, parts, self._split_seed)
         labels = {name: label for label, name in enumerate(sorted(classes["train"] | classes["test"]))}
         return {
-            split: [Example(path, labels[name]) for name, paths in of_class.items() for path in paths]
-            for split, of_class in classes.items()
+            split: [Example(path, labels[name]) for name, paths in by_class.items() for path in paths]
+            for split, by_class in classes.items()
         }
 
 
 def _split_by_folder(tree: Tree, parts: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, list[str]]]:
-    """{split: {class: paths}} of ROOT/{train,test}/CLASS/*."""
+    """{split: {class: paths}} for ROOT/{train,test}/CLASS/*."""
     splits = {
         half: _group({path: p[1:] for path, p in parts.items() if p[0].lower() == half and len(p) > 2})
         for half in _HALVES
@@ -70,27 +70,28 @@ def _split_by_folder(tree: Tree, parts: Mapping[str, tuple[str, ...]]) -> dict[s
     tops = {p[0] for p in parts.values() if len(p) > 1}
     if {top.lower() for top in tops} != _HALVES or not all(splits.values()):
         raise InputError(
-            f"{tree.root} has the folders {', '.join(sorted(tops))}; expected train/CLASS/* and test/CLASS/*, with "
-            "pictures in both, and no other folders",
+            f"{tree.root} has the folders {', '.join(sorted(tops))}. It should hold train/CLASS/* and test/CLASS/*, "
+            "with pictures in both, and no other folders. Move the pictures of other folders to train or test, or out "
+            "of the data folder.",
             argument="dir",
         )
     if common := sorted(splits["train"].keys() & splits["test"].keys()):
         raise InputError(
             f"{tree.root} has {len(common)} classes in train and in test, such as {common[0]!r}. Retrieval is measured "
-            "on classes that training never saw. Give each class to one side, or put all of them into ROOT/CLASS/* to "
-            "have them split.",
+            "on classes that training never saw. Move each class to train or to test. To have the classes split for "
+            "you, move all of them to ROOT/CLASS/*.",
             argument="dir",
         )
     return splits
 
 
 def _split_by_seed(tree: Tree, parts: Mapping[str, tuple[str, ...]], seed: int) -> dict[str, dict[str, list[str]]]:
-    """{split: {class: paths}} of ROOT/CLASS/*."""
+    """{split: {class: paths}} for ROOT/CLASS/*."""
     classes = _group({path: p for path, p in parts.items() if len(p) > 1})
     if len(classes) < 4:
         raise InputError(
-            f"{tree.root} has pictures of {len(classes)} classes. Four are the minimum: two to train on and two to "
-            f"test on. The folder should hold {Folder.MANUAL_DOWNLOAD_INSTRUCTIONS}.",
+            f"{tree.root} has pictures of {len(classes)} classes. Four are the minimum: two for training and two for "
+            f"testing. The folder should hold {Folder.MANUAL_DOWNLOAD_INSTRUCTIONS}.",
             argument="dir",
         )
     names = sorted(classes)
@@ -103,7 +104,7 @@ def _split_by_seed(tree: Tree, parts: Mapping[str, tuple[str, ...]], seed: int) 
 
 
 def _group(parts: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """{class: paths}: the class is the first part."""
+    """{class: paths}. The class is the first part of a path."""
     classes: dict[str, list[str]] = {}
     for path, (name, *_) in parts.items():
         classes.setdefault(name, []).append(path)

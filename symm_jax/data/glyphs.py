@@ -1,7 +1,7 @@
-"""Glyphs: a data set drawn on the spot. A class is a character, an image one of its faces in clutter.
+"""Glyphs: a data set of rendered characters. A class is a character, and an image shows it in one face, in clutter.
 
-Nothing is downloaded: the fonts are those that the matplotlib wheel ships. Characters that look alike (Latin A,
-Greek Alpha, Cyrillic A; o and O) are one class at most. The test classes are never seen in training.
+Nothing is downloaded: the fonts come with the matplotlib wheel. Of characters that look alike (Latin A, Greek Alpha,
+Cyrillic A; o and O) at most one is a class. The test classes are never seen in training.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import io
 import string
 import unicodedata
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import cv2
 import matplotlib.font_manager
@@ -29,17 +29,23 @@ _FAMILIES = {
     "cm": ("r10", "b10", "ss10", "ti10", "tt10"),
 }
 FACES = tuple(family + style for family, styles in _FAMILIES.items() for style in styles)
-# Computer Modern's code points mean what Unicode means by them for these only.
+# Only for these characters do Computer Modern's code points agree with Unicode.
 _CM_CHARACTERS = string.ascii_letters + string.digits
 _MIN_FACES = 4
-_CATEGORIES = ("Lu", "Ll", "Lt", "Lo", "Nd", "Sm", "Sc")  # letters, digits, signs of mathematics and money
-_LOOK_ALIKE = 0.82  # correlation of two clean renderings above which they are one class
-_POOL = 500  # classes are drawn from so many characters, those with the most faces
+_CATEGORIES = ("Lu", "Ll", "Lt", "Lo", "Nd", "Sm", "Sc")  # letters, digits, mathematical and currency symbols
+_LOOK_ALIKE = 0.82  # two characters with a higher correlation of clean renderings are one class
+_POOL = 500  # classes are sampled from this many characters, those with the most faces
 
 
 @dataclasses.dataclass
 class GlyphsConfig(tfds.core.BuilderConfig):
-    """num_classes (half of them for test), images_per_class, side in pixels, seed of everything drawn."""
+    """The size and seed of the data set.
+
+    num_classes: number of classes, half of them for test.
+    images_per_class: number of images of each class.
+    side: side of an image in pixels.
+    seed: seed of everything random.
+    """
 
     num_classes: int = 400
     images_per_class: int = 24
@@ -51,9 +57,13 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     """PNG images (side, side, 3) with label 0 .. num_classes - 1; the first half of the classes is "train"."""
 
     VERSION = tfds.core.Version("1.0.0")
-    PROTOCOL: ClassVar = {}  # this and the next two as PhotographBuilder has them
+    PROTOCOL: ClassVar = {}  # this and the next two: see PhotographBuilder
     BOXES = ORIENT = False
     BUILDER_CONFIGS: ClassVar = [GlyphsConfig(name="default")]
+
+    @property
+    def _config(self) -> GlyphsConfig:
+        return cast(GlyphsConfig, self.builder_config)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -62,7 +72,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=self.builder_config.num_classes),
+                    "label": tfds.features.ClassLabel(num_classes=self._config.num_classes),
                     "filename": tfds.features.Text(),
                 }
             ),
@@ -70,8 +80,8 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         del dl_manager
-        config = self.builder_config
-        classes = choose_classes(config.num_classes, config.seed)
+        config = self._config
+        classes = sample_classes(config.num_classes, config.seed)
         half = config.num_classes // 2
         return {
             "train": self._generate_examples(classes, range(half)),
@@ -79,47 +89,49 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, classes: list[str], labels: range):
-        config = self.builder_config
+        config = self._config
         for label in labels:
             for index in range(config.images_per_class):
                 name = f"U+{ord(classes[label]):04X}/{index:04d}.png"
                 rng = np.random.default_rng([config.seed, label, index])
-                image = _encode_png(draw(classes[label], config.side, rng))
+                image = _encode_png(render(classes[label], config.side, rng))
                 yield name, {"image": image, "label": label, "filename": name}
 
 
 def source_digest() -> str:
-    """A digest of what the images depend on: this file, the fonts' release and the drawing libraries'."""
+    """A digest of everything the images depend on: this file, and the releases of the fonts and of the libraries."""
     versions = f"{matplotlib.__version__} {PIL.__version__} {cv2.__version__} {np.__version__}"
     return hashlib.sha256(Path(__file__).read_bytes() + versions.encode()).hexdigest()
 
 
-def choose_classes(num_classes: int, seed: int) -> list[str]:
-    """Draws characters without look-alikes; raises ValueError when there are not enough of them."""
+def sample_classes(num_classes: int, seed: int) -> list[str]:
+    """Samples characters without look-alikes. Raises ValueError when there are not enough."""
     distinct = distinct_characters()
     if num_classes > len(distinct):
-        raise ValueError(f"num_classes = {num_classes}: the fonts hold {len(distinct)} characters that differ enough")
+        raise ValueError(
+            f"num_classes = {num_classes}: the fonts have only {len(distinct)} characters that differ enough"
+        )
     pool = max(_POOL, num_classes)
     return [distinct[i] for i in np.random.default_rng(seed).permutation(min(pool, len(distinct)))[:num_classes]]
 
 
 @functools.cache
 def candidates() -> tuple[str, ...]:
-    """Letters, digits and signs that at least 4 faces have, those in the most faces first, then by code point.
+    """Letters, digits and symbols that at least 4 faces have, sorted by decreasing number of faces, then by code point.
 
-    Without what Unicode takes apart: a letter and an accent, a ligature, a letter of another style or size.
+    Characters that Unicode decomposes are left out: accented letters, ligatures, letters of another style or size.
     """
     codes = sorted(frozenset.union(*map(_charmap, FACES)))
     characters = [c for c in map(chr, codes) if unicodedata.category(c) in _CATEGORIES]
-    whole = [c for c in characters if unicodedata.normalize("NFKD", c) == c and len(faces_of(c)) >= _MIN_FACES]
-    return tuple(sorted(whole, key=lambda c: -len(faces_of(c))))
+    kept = [c for c in characters if unicodedata.normalize("NFKD", c) == c and len(faces_of(c)) >= _MIN_FACES]
+    return tuple(sorted(kept, key=lambda c: -len(faces_of(c))))
 
 
 @functools.cache
 def distinct_characters() -> tuple[str, ...]:
-    """The candidates, each unlike all before it in every face that both have, whatever their size and place.
+    """The candidates without look-alikes: each differs from all before it in every face that both have.
 
-    Likeness is the correlation of clean renderings scaled to one box.
+    Similarity is the correlation of clean renderings scaled to one box, so it ignores size and position.
     """
     characters = candidates()
     alike = np.zeros((len(characters), len(characters)), bool)
@@ -129,34 +141,34 @@ def distinct_characters() -> tuple[str, ...]:
         alike[np.ix_(rows, rows)] |= shapes @ shapes.T > _LOOK_ALIKE
     kept: list[int] = []
     for i in range(len(characters)):
-        if alike[i, i] and not alike[i, kept].any():  # blank renderings are not even like themselves
+        if alike[i, i] and not alike[i, kept].any():  # the similarity of a blank rendering to itself is 0
             kept.append(i)
     return tuple(characters[i] for i in kept)
 
 
 @functools.cache
 def faces_of(character: str) -> tuple[str, ...]:
-    """The faces that have the character, a part of FACES."""
+    """The faces of FACES that have the character."""
     return tuple(face for face in FACES if ord(character) in _charmap(face))
 
 
-def draw(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """`draw_in_face` in a random one of the faces that have the character; (side, side, 3) uint8 RGB."""
+def render(character: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """`render_in_face` in a random face that has the character; (side, side, 3) uint8 RGB."""
     faces = faces_of(character)
-    return draw_in_face(character, faces[rng.integers(len(faces))], side, rng)
+    return render_in_face(character, faces[rng.integers(len(faces))], side, rng)
 
 
-def draw_in_face(character: str, face: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws one image of a character: a random affine change, paper, ink and clutter.
+def render_in_face(character: str, face: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Renders one image of a character: a random affine map, paper, ink and clutter.
 
     Args:
-      character: one that `face` has.
+      character: a character that `face` has.
       face: one of FACES.
-      side: pixels.
-      rng: of everything random.
+      side: side of the image in pixels.
+      rng: the source of everything random.
 
     Returns:
-      (side, side, 3) uint8 RGB, a function of the arguments and the generator's state alone.
+      (side, side, 3) uint8 RGB, which depends only on the arguments and the generator's state.
     """
     image = _paper(side, rng)
     for _ in range(rng.integers(0, 3)):
@@ -172,11 +184,11 @@ def draw_in_face(character: str, face: str, side: int, rng: np.random.Generator)
 
 
 _CLUTTER = tuple("0123456789ABDEFGHJKLMNPQRTUVXYabdefghknrtuy")
-_INK_SIZE = 64  # pixels of the font when a character's mask is rendered
+_INK_SIZE = 64  # font size in pixels of a character's mask
 
 
 def _encode_png(image: np.ndarray) -> bytes:
-    # tfds would encode arrays with TensorFlow, which is not here; bytes it takes as they are.
+    # tfds would encode arrays with TensorFlow, which is not installed. It stores bytes unchanged.
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, "png")
     return file.getvalue()
@@ -200,7 +212,7 @@ def _charmap(face: str) -> frozenset[int]:
 
 @functools.lru_cache(maxsize=4096)
 def _ink(character: str, face: str) -> np.ndarray:
-    """The character's mask cut to its ink, uint8 (height, width); (1, 1) of zeros when it has none."""
+    """The character's mask cropped to its ink, uint8 (height, width); zeros (1, 1) if there is no ink."""
     mask = PIL.Image.new("L", (4 * _INK_SIZE, 4 * _INK_SIZE))
     PIL.ImageDraw.Draw(mask).text((1.5 * _INK_SIZE, 1.5 * _INK_SIZE), character, 255, _font(face))
     box = mask.getbbox()
@@ -208,7 +220,7 @@ def _ink(character: str, face: str) -> np.ndarray:
 
 
 def _normalised_shape(character: str, face: str, side: int = 24) -> np.ndarray:
-    """The ink scaled into a box, blurred by a pixel so that hair lines overlap, as a unit vector without mean."""
+    """The ink scaled to a box and blurred by a pixel so that thin lines overlap, as a unit vector of mean 0."""
     ink = _ink(character, face).astype(np.float32)
     size = np.maximum(1, np.rint(side * np.array(ink.shape) / max(ink.shape))).astype(int)
     small = cv2.resize(ink, tuple(int(s) for s in size[::-1]), interpolation=cv2.INTER_AREA)
@@ -221,7 +233,7 @@ def _normalised_shape(character: str, face: str, side: int = 24) -> np.ndarray:
 
 
 def _warp(ink: np.ndarray, side: int, rng: np.random.Generator, offset: np.ndarray) -> np.ndarray:
-    """Places ink on a (side, side) canvas, turned, sheared and scaled at random; offset from the middle in sides."""
+    """Places ink on a (side, side) canvas, randomly rotated, sheared and scaled; `offset` from the centre, in sides."""
     angle, shear = rng.uniform(-0.25, 0.25), rng.uniform(-0.2, 0.2)
     scale = side * rng.uniform(0.6, 0.8) / max(ink.shape)
     stretch = np.diag(scale * np.exp(rng.uniform(-0.15, 0.15, 2)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from symm_jax.data import tables
-from symm_jax.data.builder import Counts, Example, PhotographBuilder, require
+from symm_jax.data.builder import Counts, Example, PhotographBuilder, require_file
 from symm_jax.data.tree import Tree
 from symm_jax.errors import InputError
 
@@ -11,7 +11,7 @@ _STATUSES = ("train", "query", "gallery")
 
 
 class Inshop(PhotographBuilder):
-    """52,712 photographs of 7,982 pieces of clothing; "test" is made of queries and the gallery they search."""
+    """52,712 photographs of 7,982 clothing items; "test" consists of queries and the gallery that they search."""
 
     name = "inshop"
     NUM_CLASSES = 7_982
@@ -28,12 +28,12 @@ class Inshop(PhotographBuilder):
 """
 
     def read(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[str, list[Example]]:
-        """See `PhotographBuilder.read`; a class is an item, numbered in the order of the items' names."""
-        path = require(tree, "list_eval_partition.txt", self)
-        # The number of images, then the words image_name item_id evaluation_status.
-        rows = list(tables.rows(open_file(path), path, (tables.filename, str, _status), header=2))
+        """See `PhotographBuilder.read`. A class is an item; items are numbered in the order of their names."""
+        path = require_file(tree, "list_eval_partition.txt", self)
+        # The header is the number of images, then the words image_name item_id evaluation_status.
+        rows = list(tables.rows(open_file(path), path, (tables.parse_relative_path, str, _status), header=2))
         if not rows:
-            raise InputError(f"{path} names no images; get it anew")
+            raise InputError(f"{path} names no images. Download it again.")
         labels = {item: label for label, item in enumerate(sorted({item for _, item, _ in rows}))}
         train = [Example(name, labels[item], query=False) for name, item, status in rows if status == "train"]
         test = [Example(name, labels[item], query=s == "query") for name, item, s in rows if s != "train"]

@@ -1,40 +1,44 @@
-"""Which images make the batch of a step: a pure function of (key, step), so that a resumed run is the same run."""
+"""Samples the images of a batch: a pure function of (key, step), so that a resumed run gets the same batches."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int32
 
 from symm_jax.errors import InputError
 
+_STEPS = 128  # `sample_steps` computes multiples of this number of steps
+
 
 class ClassTable(NamedTuple):
-    """Where the images of each class with at least two are: order[start[c] : start[c] + count[c]]."""
+    """The images of each class with at least two: order[start[c] : start[c] + count[c]]."""
 
     order: np.ndarray
     start: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]  hides tuple.count, which nobody calls
 
 
 def hold_out(labels: np.ndarray, num_classes: int, seed: int = -1) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images by class into those to train on and those to validate on.
+    """Splits images by class into training images and validation images.
 
     Args:
       labels: (n,) integer.
-      num_classes: number of classes to validate on.
-      seed: draws these classes; -1 takes the last ones.
+      num_classes: number of validation classes.
+      seed: seed with which the validation classes are drawn; -1 takes the last classes.
 
     Returns:
-      Indices of the images to train on and of the images to validate on.
+      Indices of the training images and of the validation images.
 
     Raises:
-      InputError: fewer than two classes would be left to train on.
+      InputError: fewer than two classes would be left for training.
     """
     classes = np.unique(labels)
     if num_classes and num_classes > len(classes) - 2:
         raise InputError(
-            f"{num_classes}: the training set has {len(classes)} classes, and two must be left to train on",
+            f"{num_classes}: the training set has {len(classes)} classes, and at least two must be left for training",
             argument="validation_classes",
         )
     if seed >= 0:
@@ -61,29 +65,39 @@ def require_classes(table: ClassTable, num_pairs: int) -> None:
         )
 
 
-def sample(key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
-    """Draws `num_pairs` classes without replacement and two different images of each.
+def sample(
+    key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int
+) -> Int32[Array, "{num_pairs} 2"]:
+    """Draws `num_pairs` classes without replacement, and two different images of each.
 
     Args:
       key: typed PRNG key of the run.
       step: the step, folded into the key.
       table: from `class_table`.
-      num_pairs: classes in a batch.
+      num_pairs: number of classes in a batch.
 
     Returns:
-      (num_pairs, 2) int32 indices of images: anchor, positive.
+      Indices of images: anchor, positive.
     """
     order, start, count = (jnp.asarray(x) for x in table)
     class_key, first_key, other_key = jax.random.split(jax.random.fold_in(key, step), 3)
     classes = jax.random.permutation(class_key, len(start))[:num_pairs]
     start, count = start[classes], count[classes]
     first = jax.random.randint(first_key, (num_pairs,), 0, count)
-    # Any of the count - 1 others, counted on from the first.
+    # A random distance from the first, below `count`, gives each of the count - 1 other images the same probability.
     second = (first + jax.random.randint(other_key, (num_pairs,), 1, count)) % count
     return order[start[:, None] + jnp.stack([first, second], axis=1)]
 
 
-def sample_steps(key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int) -> np.ndarray:
-    """`sample` for steps first_step .. first_step + num_steps - 1: (num_steps, num_pairs, 2) int32."""
-    steps = jnp.arange(first_step, first_step + num_steps)
-    return np.asarray(jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps))
+def sample_steps(
+    key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int
+) -> Int32[np.ndarray, "{num_steps} {num_pairs} 2"]:
+    """`sample` for steps first_step .. first_step + num_steps - 1."""
+    # Whole multiples of _STEPS, because each number of steps would be compiled again, which takes seconds.
+    steps = first_step + np.arange(-(-num_steps // _STEPS) * _STEPS, dtype=np.int32)
+    return np.asarray(_sample_each(key, steps, table, num_pairs))[:num_steps]
+
+
+@functools.partial(jax.jit, static_argnames="num_pairs")
+def _sample_each(key: jax.Array, steps: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
+    return jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps)

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from symm_jax.data import tables
-from symm_jax.data.builder import Counts, Example, PhotographBuilder, require
+from symm_jax.data.builder import Counts, Example, PhotographBuilder, require_file
 from symm_jax.data.tree import Tree
 
 
 class Sop(PhotographBuilder):
-    """120,053 photographs of 22,634 things on sale, a class each; half of the classes are "train", half "test"."""
+    """120,053 photographs of 22,634 products, one class per product; half of the classes are "train", half "test"."""
 
     name = "sop"
     NUM_CLASSES = 22_634
@@ -23,9 +23,9 @@ class Sop(PhotographBuilder):
         """See `PhotographBuilder.read`."""
         splits = {}
         for split in ("train", "test"):
-            path = require(tree, f"Ebay_{split}.txt", self)
-            # image_id class_id super_class_id path, below a line with these words
-            fields = (tables.whole, tables.whole, tables.whole, tables.filename)
-            rows = tables.rows(open_file(path), path, fields, header=1)
+            path = require_file(tree, f"Ebay_{split}.txt", self)
+            # Columns: image_id class_id super_class_id path. The first line has these words.
+            parsers = (tables.parse_int, tables.parse_int, tables.parse_int, tables.parse_relative_path)
+            rows = tables.rows(open_file(path), path, parsers, header=1)
             splits[split] = [Example(name, label - 1) for _, label, _, name in rows]
         return splits

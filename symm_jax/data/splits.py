@@ -1,4 +1,4 @@
-"""The decoded splits of a data set, described, checked and fingerprinted."""
+"""Describes, checks and fingerprints the decoded splits of a data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,15 @@ from symm_jax.errors import InputError
 
 
 def load_evaluation(source: datasets.Source, image_size: int, ks: Sequence[int]) -> tuple[Arrays, Arrays | None]:
-    """The test images and the held-out training images, None without. Both have the size that the network sees.
+    """The test images and the validation images, at the size that the network sees.
+
+    Args:
+      source: the data set.
+      image_size: side in pixels.
+      ks: the numbers of neighbours to be measured.
+
+    Returns:
+      The test images, and the images of held-out training classes; None if no class is held out.
 
     Raises:
       InputError: a split cannot be evaluated, or the largest of `ks` is too large.
@@ -30,17 +38,17 @@ def require_evaluable(test: Arrays, validation: Arrays | None, ks: Sequence[int]
     others = len(test.labels) - 1 if test.query is None else int(np.sum(~test.query))
     if max(ks) > others:
         raise InputError(
-            f"{tuple(ks)}: a test image has {others:,} others to be compared with; lower the largest k",
+            f"{tuple(ks)}: a test image can be compared with only {others:,} others. Lower the largest k.",
             argument="recall_ks",
         )
 
 
 def describe(arrays: Arrays, singleton: str = "are not used as queries") -> str:
-    """The numbers of images, classes and queries of a split, in words.
+    """The numbers of images, classes and queries of a split, as a sentence.
 
     Args:
       arrays: the split.
-      singleton: what happens to images that are alone in their class, the end of a sentence.
+      singleton: what happens to images of singleton classes, the end of the sentence.
     """
     classes, counts = np.unique(arrays.labels, return_counts=True)
     words = f"{len(arrays.labels):,} images of {len(classes):,} classes"
@@ -50,7 +58,7 @@ def describe(arrays: Arrays, singleton: str = "are not used as queries") -> str:
 
 
 def fingerprint(split: str, arrays: Arrays) -> dict[str, str]:
-    """What tells a split from another: its counts, classes and shapes, and the images themselves."""
+    """Short descriptions that change when the counts, labels, shapes or images of a split change."""
     digest = hashlib.sha256(arrays.labels.tobytes() + arrays.short_side_ratio.tobytes()).hexdigest()
     found = {
         f"{split} split": f"{len(arrays.labels):,} images of {len(np.unique(arrays.labels)):,} classes ({digest[:12]})"
@@ -64,8 +72,8 @@ def _require_positives(name: str, split: Arrays) -> None:
     counts = np.unique(split.labels, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
         raise InputError(
-            f"the {name} split has {len(split.labels)} images of {len(counts)} classes; evaluation needs two classes, "
-            "and a class with two images. Add pictures to the data folder.",
+            f"the {name} split has {len(split.labels)} images of {len(counts)} classes, and evaluation needs two "
+            "classes, and one class with two images. Add pictures to the data folder.",
             argument="dir",
         )
     if split.query is not None and not np.isin(split.labels[split.query], split.labels[~split.query]).any():

@@ -1,4 +1,4 @@
-"""The files of a data set, whether they lie in a folder or still in its archives."""
+"""The files of a data set, in a folder or in the archives of that folder."""
 
 import collections
 import contextlib
@@ -11,32 +11,32 @@ from typing import NamedTuple
 from symm_jax.data import archives
 from symm_jax.errors import InputError
 
-# What browsers, downloads and operating systems leave lying about.
+# Files that browsers, downloads and operating systems leave in folders.
 _NOT_DATA = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _UNFINISHED = (".partial", ".partial.json", ".wrong", ".crdownload", ".part")
 
 
-class Place(NamedTuple):
-    """Where a file is: on disk, or a member of the archive there."""
+class Entry(NamedTuple):
+    """A file on disk. With `member`, a member of the archive `file`."""
 
     file: Path
     member: archives.Member | None = None
 
 
 class Tree:
-    """Files by their path below a folder; a member of an archive has the path that unpacking it there would give.
+    """Files by their path below a folder. A member of an archive has the path that it would have when unpacked there.
 
-    A plain file takes precedence over a member of the same path.
+    A plain file takes precedence over a member with the same path.
 
     Attributes:
       root: the folder, or a single archive.
-      places: {path: Place}.
+      entries: {path: Entry}.
     """
 
     def __init__(self, root: Path, *, skip: Path | None = None):
-        """Lists `root` and its archives, leaving out the folder `skip`; InputError for an archive that is not whole."""
+        """Lists `root` and its archives, without the folder `skip`. Raises InputError for a damaged archive."""
         self.root = root
-        self.places: dict[str, Place] = {}
+        self.entries: dict[str, Entry] = {}
         plain = {}
         for path in files_below(root, skip):
             inside = path.relative_to(root).as_posix() if path != root else path.name
@@ -44,41 +44,41 @@ class Tree:
                 folder = PurePosixPath(inside).parent
                 for name, member in archives.members(path).items():
                     if _is_data(PurePosixPath(name).parts):
-                        self.places[(folder / name).as_posix()] = Place(path, member)
+                        self.entries[(folder / name).as_posix()] = Entry(path, member)
             else:
-                plain[inside] = Place(path)
-        self.places |= plain
+                plain[inside] = Entry(path)
+        self.entries |= plain
 
     def find(self, name: str) -> str | None:
-        """The path of the file called `name` that is nearest to the root; None when there is none."""
-        found = [path for path in self.places if path == name or path.endswith(f"/{name}")]
+        """The path of the file called `name` that is nearest to the root, or None."""
+        found = [path for path in self.entries if path == name or path.endswith(f"/{name}")]
         return min(found, key=lambda path: (path.count("/"), path), default=None)
 
     def locate(self, names: Sequence[str]) -> list[str | None]:
-        """For each relative name the path of that file, all of them below one folder, wherever it is in the tree."""
-        ends = collections.defaultdict(list)
-        for path in self.places:
-            ends[path.rsplit("/", 1)[-1]].append(path)
+        """The path of each relative name, all below one folder of the tree; None for a file that is missing."""
+        by_file_name = collections.defaultdict(list)
+        for path in self.entries:
+            by_file_name[path.rsplit("/", 1)[-1]].append(path)
         for name in names:
-            paths = [p for p in ends[name.rsplit("/", 1)[-1]] if p == name or p.endswith(f"/{name}")]
+            paths = [p for p in by_file_name[name.rsplit("/", 1)[-1]] if p == name or p.endswith(f"/{name}")]
             if paths:
                 base = min(paths, key=lambda path: (path.count("/"), path))[: -len(name)]
-                return [base + n if base + n in self.places else None for n in names]
+                return [base + n if base + n in self.entries else None for n in names]
         return [None] * len(names)
 
     def in_reading_order(self, paths: Sequence[str]) -> list[int]:
         """Indices that sort `paths` so that every archive is read from front to back."""
-        order = {path: i for i, path in enumerate(self.places)}
+        order = {path: i for i, path in enumerate(self.entries)}
         return sorted(range(len(paths)), key=lambda i: order[paths[i]])
 
     def size(self, path: str) -> int:
-        """Bytes of the file at `path`."""
-        file, member = self.places[path]
+        """The size in bytes of the file at `path`."""
+        file, member = self.entries[path]
         return member.size if member else file.stat().st_size
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Callable[[str], bytes]]:
-        """Yields a function from a path to the bytes of the file; archives stay open meanwhile.
+        """Yields a function from a path to the bytes of the file. Archives stay open inside the block.
 
         The function raises InputError when the file is damaged or cannot be read.
         """
@@ -86,12 +86,14 @@ class Tree:
             readers: dict[Path, Callable[[archives.Member], bytes]] = {}
 
             def read(path: str) -> bytes:
-                file, member = self.places[path]
+                file, member = self.entries[path]
                 if member is None:
                     try:
                         return file.read_bytes()
                     except OSError as error:
-                        raise InputError(f"{file} cannot be read ({error.strerror})") from error
+                        raise InputError(
+                            f"{file} cannot be read ({error.strerror}). Make it readable, or restore it."
+                        ) from error
                 if file not in readers:
                     readers[file] = stack.enter_context(archives.reader(file))
                 return readers[file](member)
@@ -100,12 +102,13 @@ class Tree:
 
 
 def files_below(root: Path, skip: Path | None = None) -> list[Path]:
-    """The files in a folder and below, sorted, links followed; without hidden, half-loaded and stray ones, and `skip`.
+    """The files in a folder and its subfolders, sorted. Links are followed.
 
-    A `root` that is a file is the only one; one that does not exist has none.
+    Hidden files, unfinished downloads, files of operating systems and the folder `skip` are left out. If `root` is a
+    file, it is the only one. If it does not exist, there are none.
 
     Raises:
-      InputError: a folder cannot be read, or a link leads nowhere.
+      InputError: a folder cannot be read, or the target of a link does not exist.
     """
     if not root.is_dir():
         return [root] if root.is_file() else []
@@ -125,14 +128,18 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
                 elif entry.is_file():
                     found.append(Path(entry.path))
                 elif entry.is_symlink():
-                    raise InputError(f"{entry.path} is a link that leads nowhere; mend or remove it")
+                    raise InputError(
+                        f"{entry.path} is a link to a file that does not exist. Restore the file, or remove the link."
+                    )
         except OSError as error:
-            raise InputError(f"{folder} cannot be read ({error.strerror}); make it readable", argument="dir") from error
+            raise InputError(
+                f"{folder} cannot be read ({error.strerror}). Make it readable.", argument="dir"
+            ) from error
     return sorted(found)
 
 
 def digest(root: Path, skip: Path | None = None) -> str:
-    """A digest of each file's path, size and time, without reading any."""
+    """A digest of the path, size and time of each file. No file is read."""
     sha = hashlib.sha256()
     for path in files_below(root, skip):
         status = path.stat()

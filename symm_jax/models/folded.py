@@ -1,7 +1,7 @@
-"""Convolutions into which a frozen batch norm is folded, or that keep theirs to train it, and the readers for both.
+"""Convolutions whose frozen batch norm is folded into them, or which keep a trainable one, and the readers for both.
 
-A batch norm that only applies its running statistics is a scale and a shift of each channel, so convolution and norm
-are one convolution with bias. The network stays a pure function of one tree of parameters.
+A batch norm that only applies its running statistics is a scale and a shift of each channel. Convolution and norm then
+are one convolution with bias, and the network is a pure function of one tree of parameters.
 """
 
 import functools
@@ -14,25 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jaxtyping import Array, Float
 
 from symm_jax.errors import InputError
+
+Images = Float[Array, "n height width channels"]
+ImagesOut = Float[Array, "n height_out width_out channels"]
+Kernel = Float[Array, "size size 1 channels"]
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-class Conv(nn.Module):
-    """Convolution with bias or norm; kernel HWIO. One of size 1 is a matrix product, several times faster on a CPU.
+class FoldedConv(nn.Module):
+    """Convolution with bias or norm; kernel HWIO.
+
+    A 1x1 convolution is computed as a matrix multiplication, which is several times faster on a CPU.
 
     Attributes:
-      features: channels that come out.
+      features: number of output channels.
       size: side of the kernel.
-      stride: between places.
-      padding: as `lax.conv_general_dilated` takes it; "SAME" is TensorFlow's, asymmetric at stride 2.
-      depthwise: each channel by itself; `features` must be as many as come in.
-      norm: makes the module, called "norm", that takes the place of the bias.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      stride: stride in both directions.
+      padding: an argument of `lax.conv_general_dilated`. "SAME" is TensorFlow's, which is asymmetric at stride 2.
+      depthwise: whether each channel is convolved separately; `features` must then equal the number of input channels.
+      norm: creates a module, named "norm", that replaces the bias.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
     """
 
     features: int
@@ -45,9 +52,9 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
         if self.depthwise:
             y = depthwise(x, kernel, self.stride)
         elif self.size == 1:
@@ -57,39 +64,39 @@ class Conv(nn.Module):
             y = jax.lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=_NHWC)
         if self.norm:
             return self.norm(name="norm")(y)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
         return y + bias.reshape(1, 1, 1, -1)
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves each channel by itself, padded as TensorFlow's "SAME".
+def depthwise(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
+    """Convolves each channel separately, padded as TensorFlow's "SAME".
 
     Args:
-      x: (n, height, width, channels).
-      kernel: (size, size, 1, channels).
-      stride: between places, in both directions.
+      x: the images.
+      kernel: one weight per position and channel.
+      stride: stride in both directions.
 
     Returns:
       (n, ceil(height / stride), ceil(width / stride), channels).
     """
-    # XLA's grouped convolution is fast on a GPU and some twenty times slower than this on a CPU.
+    # XLA's grouped convolution is fast on a GPU, and about twenty times slower than the shifted sum on a CPU.
     return (depthwise_shifted if jax.default_backend() == "cpu" else depthwise_grouped)(x, kernel, stride)
 
 
-def depthwise_grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`depthwise` as one convolution with a group for each channel."""
+def depthwise_grouped(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
+    """`depthwise` as one convolution with one group per channel."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), "SAME", dimension_numbers=_NHWC, feature_group_count=x.shape[-1]
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`depthwise` as a sum of shifted images, each times one weight a channel. Has no forward-mode derivative."""
+def depthwise_shifted(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
+    """`depthwise` as a sum of shifted images, each times one weight per channel. Has no forward-mode derivative."""
     return _shifted(x, kernel, stride)
 
 
-def _shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     size = kernel.shape[0]
     sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
     height, width = (-(-side // stride) for side in x.shape[1:3])
@@ -106,18 +113,18 @@ def _forward(x, kernel, stride):
     return _shifted(x, kernel, stride), (x, kernel)
 
 
-def _backward(stride, kept, slopes):
-    x, kernel = kept
-    (of_x,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](slopes)
+def _backward(stride, residuals, dy):
+    x, kernel = residuals
+    (dx,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](dy)
 
     def add(total, pair):
-        image, slope = (array[None] for array in pair)
-        (part,) = jax.vjp(lambda kernel: _shifted(image, kernel, stride), kernel)[1](slope)
+        x, dy = (array[None] for array in pair)
+        (part,) = jax.vjp(lambda kernel: _shifted(x, kernel, stride), kernel)[1](dy)
         return total + part, None
 
-    # Image by image, for XLA sums over a whole batch against the order in memory: five times slower.
-    of_kernel, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (x, slopes))
-    return of_x, of_kernel.astype(kernel.dtype)
+    # One image at a time, because XLA sums a whole batch against the order in memory, which is five times slower.
+    dkernel, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (x, dy))
+    return dx, dkernel.astype(kernel.dtype)
 
 
 depthwise_shifted.defvjp(_forward, _backward)
@@ -127,15 +134,18 @@ def load(
     path: str | Path,
     read: Callable[[Path], Mapping[str, np.ndarray]],
     backbone: nn.Module,
-    take: Callable[[Mapping[str, np.ndarray], dict], dict],
+    convert: Callable[[Mapping[str, np.ndarray], dict], dict],
 ) -> dict:
-    """What `take` makes of a file of pretrained weights for a backbone of `Conv` layers.
+    """Reads a file of pretrained weights for a backbone of `FoldedConv` layers.
 
     Args:
-      path: of the file.
-      read: gives its tensors by name, or raises InputError.
-      backbone: with the batch norms folded.
-      take: `fold` or `keep`, given the names: (tensors, shapes of the backbone's parameters) -> weights.
+      path: the file.
+      read: path -> tensors by name; raises InputError.
+      backbone: the backbone with the batch norms folded.
+      convert: `fold` or `keep` with its `names`: (tensors, shapes of the backbone's parameters) -> weights.
+
+    Returns:
+      The result of `convert`.
 
     Raises:
       InputError: there is no such file, it cannot be read, or its tensors do not fit.
@@ -145,9 +155,9 @@ def load(
     try:
         if not path.is_file():
             raise InputError("there is no such file")
-        return take(read(path), shapes)
+        return convert(read(path), shapes)
     except InputError as error:
-        raise InputError(f"{path}: {error}; download it again", argument="pretrained") from error
+        raise InputError(f"{path}: {error}. Download the file again.", argument="pretrained") from error
 
 
 def fold(
@@ -156,16 +166,16 @@ def fold(
     """Folds the batch norms of a PyTorch state dict into its convolutions.
 
     Args:
-      tensors: those of the file by name; kernels OIHW.
-      shapes: tree of what the backbone needs, {layer: {"kernel": ..., "bias": ...}}.
+      tensors: the tensors of the file by name; kernels OIHW.
+      shapes: the shapes of the backbone's parameters, {layer: {"kernel": ..., "bias": ...}}.
       names: path of a layer in `shapes` -> names of its convolution and its norm in the file.
-      epsilon: of the norms.
+      epsilon: epsilon of the norms.
 
     Returns:
-      A tree as `shapes`, float32 arrays.
+      A tree like `shapes`, float32 arrays.
 
     Raises:
-      InputError: tensors are missing, misshapen or not finite, or a variance is negative.
+      InputError: tensors are missing, not finite or have wrong shapes, or a variance is negative.
     """
     params = {}
     for layer, arrays in _layers(tensors, shapes, names).items():
@@ -177,9 +187,15 @@ def fold(
 
 
 def keep(tensors: Mapping[str, np.ndarray], shapes: dict, names: Callable[[tuple[str, ...]], tuple[str, str]]) -> dict:
-    """Takes the convolutions and batch norms of a PyTorch state dict as they are, for `Conv` with an `nn.BatchNorm`.
+    """Takes the convolutions and batch norms of a PyTorch state dict unchanged, for `FoldedConv` with `nn.BatchNorm`.
 
-    Args and errors are those of `fold`; `shapes`, too, is of the backbone with its norms folded.
+    Args:
+      tensors: see `fold`.
+      shapes: see `fold`: the shapes with the norms folded.
+      names: see `fold`.
+
+    Raises:
+      InputError: see `fold`.
 
     Returns:
       {"params": {layer: {"kernel": ..., "norm": {"scale": ..., "bias": ...}}},
@@ -195,7 +211,7 @@ def keep(tensors: Mapping[str, np.ndarray], shapes: dict, names: Callable[[tuple
 
 
 def _layers(tensors, shapes, names) -> dict[tuple[str, ...], list[np.ndarray]]:
-    """Of each layer: kernel HWIO, and scale, shift, running mean and variance of its norm, checked."""
+    """{layer: kernel HWIO, and scale, shift, running mean and running variance of its norm}, checked."""
     layers, faults = {}, []
     for keys, like in jax.tree_util.tree_leaves_with_path(shapes):
         *path, kind = (key.key for key in keys)
@@ -217,11 +233,11 @@ def _layers(tensors, shapes, names) -> dict[tuple[str, ...], list[np.ndarray]]:
 
 
 def _fault(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
-    """What is wrong with a tensor, or ""."""
+    """The fault of a tensor, or ""."""
     if value is None or value.shape != shape:
         return f"{name} {shape}: {'missing' if value is None else value.shape}"
     if not jnp.issubdtype(value.dtype, jnp.floating) or not np.isfinite(value).all():
         return f"{name} {shape}: not finite real numbers ({value.dtype})"
     if name.endswith("running_var") and value.min() < 0:
-        return f"{name}: a variance below 0"
+        return f"{name}: a variance is negative"
     return ""

@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al., CVPR 2015) as Caffe's ImageNet weights need it, and the reader of those weights."""
+"""GoogLeNet (Szegedy et al., CVPR 2015) in the form of Caffe's ImageNet weights, and the reader of those weights."""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num
 
 from symm_jax import matfile
 from symm_jax.errors import InputError
 from symm_jax.models import layers
 
 MEAN_RGB = (123.69, 116.78, 103.94)
-MIN_SIDE = 35  # below, a pooling layer has nothing left to pool
+MIN_SIDE = 35  # smaller images leave a pooling layer without input
 
 # Module: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 INCEPTION = {
@@ -28,14 +30,14 @@ INCEPTION = {
     "5b": (384, 192, 384, 48, 128, 128),
 }
 _POOL_AFTER = ("3b", "4e")
-# Channels in the window, and the factor on each square: alpha as TensorFlow takes it, and Caffe's alpha / 5.
+# Channels in the window, and the factor of each square: TensorFlow's alpha, and Caffe's alpha / 5.
 _LRN = {"reference": (11, 1e-4), "caffe": (5, 1e-4 / 5)}
 
 
-class Conv(nn.Module):
-    """Convolution with bias and ReLU, zero-padded to keep the size at stride 1; kernel HWIO.
+class ConvReLU(nn.Module):
+    """Convolution with bias and ReLU, zero-padded so that stride 1 keeps the size; kernel HWIO.
 
-    A 1x1 convolution is computed as a matrix product, which XLA runs several times faster on a CPU.
+    A 1x1 convolution is computed as a matrix multiplication, which is several times faster on a CPU.
     """
 
     features: int
@@ -45,25 +47,25 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(self.dtype)
+        kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
         y = layers.conv(x, kernel, self.stride)
         return nn.relu(y + bias.reshape(1, 1, 1, -1))
 
 
 class Inception(nn.Module):
-    """Four branches side by side: 1x1; 3x3; 5x5; 3x3 max pool and projection."""
+    """Four parallel branches: 1x1; 3x3; 5x5; 3x3 max pool and projection."""
 
     channels: tuple[int, int, int, int, int, int]
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height width features"]:
         def conv(features, size, name):
-            return Conv(features, size, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+            return ConvReLU(features, size, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
 
         n1, reduce3, n3, reduce5, n5, projection = self.channels
         one = conv(n1, 1, "1x1")(x)
@@ -77,30 +79,33 @@ class GoogLeNet(nn.Module):
     """The backbone: 57 convolutions with bias, no batch norm.
 
     Attributes:
-      lrn: "reference", normalisation over 11 channels as the original uses it, or "caffe", over 5.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      lrn: "reference" normalises over 11 channels, as the original does; "caffe" normalises over 5.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
     """
 
     lrn: str = "reference"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, 1024)."""
+    def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
+        """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, 1024)."""
         return self.feature_map(images).mean(axis=(1, 2))
 
     @nn.compact
-    def feature_map(self, images: jax.Array) -> jax.Array:
-        """Raw RGB as in `__call__` -> the last map (n, side / 32, side / 32, 1024)."""
+    def feature_map(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n rows columns features"]:
+        """Images as in `__call__` -> the last feature map, about 1/32 of the height and of the width, 1024 features."""
+        images = jnp.asarray(images)
         if min(images.shape[1:3]) < MIN_SIDE:
-            raise InputError(f"googlenet needs at least {MIN_SIDE} px, got {images.shape[1:3]}", argument="image_size")
+            raise InputError(
+                f"googlenet needs images of at least {MIN_SIDE} px, got {images.shape[1:3]}", argument="image_size"
+            )
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
-        x = Conv(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
+        x = ConvReLU(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
         x = local_response_norm(layers.max_pool(x, stride=2, padding=(0, 1)), self.lrn)
-        x = Conv(64, 1, **dtypes, name="conv2_3x3_reduce")(x)
-        x = Conv(192, 3, **dtypes, name="conv2_3x3")(x)
+        x = ConvReLU(64, 1, **dtypes, name="conv2_3x3_reduce")(x)
+        x = ConvReLU(192, 3, **dtypes, name="conv2_3x3")(x)
         x = layers.max_pool(local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
         for name, channels in INCEPTION.items():
             x = Inception(channels, **dtypes, name=f"inception_{name}")(x)
@@ -109,15 +114,17 @@ class GoogLeNet(nn.Module):
         return x
 
 
-def local_response_norm(x: jax.Array, kind: str) -> jax.Array:
-    """x / (1 + alpha x sum of squares over neighbouring channels)^0.75, for (n, height, width, channels)."""
+def local_response_norm(
+    x: Float[Array, "n height width channels"], kind: str
+) -> Float[Array, "n height width channels"]:
+    """x / (1 + alpha * sum of squares over neighbouring channels)^0.75. `kind` is that of `GoogLeNet.lrn`."""
     if kind not in _LRN:
         raise InputError(f"lrn must be one of {', '.join(_LRN)}, got {kind!r}", argument="options")
     window, alpha = _LRN[kind]
     squares = jnp.square(x.astype(jnp.float32))
     sides = [(0, 0)] * 3 + [(window // 2, window // 2)]
     base = 1 + alpha * jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, window), (1, 1, 1, 1), sides)
-    # base^-0.75 from two square roots, which a CPU computes several times faster than a power.
+    # base^-0.75 from two square roots, which are several times faster than a power on a CPU.
     root = jax.lax.rsqrt(base)
     return x * (root * jnp.sqrt(root)).astype(x.dtype)
 
@@ -131,7 +138,8 @@ def load_googlenet_mat(path: str | Path) -> dict:
       The parameters of a GoogLeNet, float32, kernels HWIO.
 
     Raises:
-      InputError: there is no such file, it is no such file, or entries are missing, misshapen or not finite.
+      InputError: there is no such file, it is not this weights file, or entries are missing, not finite, or have wrong
+        shapes.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -162,5 +170,7 @@ def load_googlenet_mat(path: str | Path) -> dict:
         node[kind] = np.asarray(value, np.float32)
     if faults:
         listed = "; ".join(faults[:5])
-        raise InputError(f"{path}: {len(faults)} entries do not fit: {listed}", argument="pretrained")
+        raise InputError(
+            f"{path}: {len(faults)} entries do not fit: {listed}. Download it again.", argument="pretrained"
+        )
     return params

@@ -1,7 +1,7 @@
 """Convolution and max pooling of (n, height, width, channels).
 
-A GPU runs XLA's own. On a CPU XLA's gradients of pooling and of large convolutions are several times slower than they
-need be, so that these are written out here; values and gradients are the same but for rounding.
+On a GPU these are XLA's own operations. On a CPU, XLA's gradients of pooling and of large convolutions are slow, and
+this module's are several times faster. Values and gradients differ only by rounding.
 """
 
 import functools
@@ -10,12 +10,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
-_LARGE = 50  # sides of a map from which on `_cpu_conv` has the faster gradients
+_LARGE = 50  # smallest side of a feature map for which `_cpu_conv` has the faster gradients
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolution with a square kernel HWIO of odd size, zero-padded to keep the size at stride 1."""
+def conv(
+    x: Float[Array, "n height width channels"], kernel: Float[Array, "size size channels features"], stride: int
+) -> Float[Array, "n height_out width_out features"]:
+    """Convolution with a kernel of odd size, zero-padded so that stride 1 keeps the size of the images."""
     if kernel.shape[0] == 1 and stride == 1:
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
     if jax.default_backend() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
@@ -23,10 +26,17 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return _conv(x, kernel, stride)
 
 
-def max_pool(x: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """3x3 max pooling with stride 1 or 2; `padding` (before, after) is with zeros, as in the original.
+def max_pool(
+    x: Float[Array, "n height width channels"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "n height_out width_out channels"]:
+    """3x3 max pooling with stride 1 or 2, padded with zeros, as in the original.
 
     The gradient goes to the first maximum in each window, row by row.
+
+    Args:
+      x: the images.
+      stride: stride in both directions.
+      padding: number of zeros before and after, in both directions.
     """
     if any(padding):
         x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
@@ -52,7 +62,7 @@ def _cpu_conv_forward(x, kernel, stride):
 
 
 def _cpu_conv_backward(stride, residuals, dy):
-    """The gradients image after image, as of a product with its patches, which then stay in the cache."""
+    """The gradients, one image at a time, through `_product`: the patches of one image fit into the cache."""
     x, kernel = residuals
 
     def add(total, image):
@@ -65,7 +75,7 @@ def _cpu_conv_backward(stride, residuals, dy):
 
 
 def _product(x, kernel, stride):
-    """The convolution of one image (height, width, channels) as a product of its patches with the kernel."""
+    """The convolution of one image (height, width, channels) as a product of its patches and the kernel."""
     size = kernel.shape[0]
     height, width = ((n - 1) // stride + 1 for n in x.shape[:2])
     x = jnp.pad(x, [(size // 2, size // 2)] * 2 + [(0, 0)])
@@ -79,25 +89,25 @@ _cpu_conv.defvjp(_cpu_conv_forward, _cpu_conv_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_of_three(x, axis, stride):
-    return _max_and_place(x, axis, stride)[0]
+    return _max_and_index(x, axis, stride)[0]
 
 
-def _max_and_place(x, axis, stride):
-    """The maximum of three neighbours along `axis`, and which of them is the first to have it."""
+def _max_and_index(x, axis, stride):
+    """The maximum of three neighbours along `axis`, and the index 0, 1 or 2 of the first neighbour that has it."""
     last = (x.shape[axis] - 3) // stride * stride
     first, second, third = (lax.slice_in_dim(x, t, t + last + 1, stride, axis) for t in range(3))
     two = jnp.maximum(first, second)
-    place = jnp.where(third > two, 2, jnp.where(second > first, 1, 0))
-    return jnp.maximum(two, third), place.astype(jnp.uint8)
+    index = jnp.where(third > two, 2, jnp.where(second > first, 1, 0))
+    return jnp.maximum(two, third), index.astype(jnp.uint8)
 
 
 def _max_of_three_forward(x, axis, stride):
-    y, place = _max_and_place(x, axis, stride)
-    return y, (place, x.shape[axis])
+    y, index = _max_and_index(x, axis, stride)
+    return y, (index, x.shape[axis])
 
 
 def _max_of_three_backward(axis, stride, residuals, dy):
-    place, length = residuals
+    index, length = residuals
 
     def padded(y, before, after):
         return jnp.pad(y, [(before, after) if i == axis else (0, 0) for i in range(y.ndim)])
@@ -106,9 +116,9 @@ def _max_of_three_backward(axis, stride, residuals, dy):
         return lax.slice_in_dim(y, start, start + size, 1, axis)
 
     if stride == 1:
-        place, dy = padded(place, 2, 2), padded(dy, 2, 2)
-        return (sum(jnp.where(part(place, 2 - t, length) == t, part(dy, 2 - t, length), 0) for t in range(3)),)
-    first, second, third = (jnp.where(place == t, dy, 0) for t in range(3))
+        index, dy = padded(index, 2, 2), padded(dy, 2, 2)
+        return (sum(jnp.where(part(index, 2 - t, length) == t, part(dy, 2 - t, length), 0) for t in range(3)),)
+    first, second, third = (jnp.where(index == t, dy, 0) for t in range(3))
     even, odd = padded(first, 0, 1) + padded(third, 1, 0), padded(second, 0, 1)
     dx = jnp.stack([even, odd], axis + 1).reshape(*dy.shape[:axis], -1, *dy.shape[axis + 1 :])
     missing = length - dx.shape[axis]

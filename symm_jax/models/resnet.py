@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al., CVPR 2016) as torchvision and timm have it: in a block that halves, the 3x3 has the stride."""
+"""ResNet-50 (He et al., CVPR 2016) as in torchvision and timm: the 3x3 convolution of a block has the stride."""
 
 import functools
 from collections.abc import Callable
@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num
 
 from symm_jax.devices import AXIS
 from symm_jax.errors import InputError
 from symm_jax.models import folded
 
-MEAN_RGB = (0.485, 0.456, 0.406)  # of ImageNet, of values 0..1, as is the deviation
+MEAN_RGB = (0.485, 0.456, 0.406)  # mean and standard deviation of ImageNet, for values 0..1
 DEVIATION_RGB = (0.229, 0.224, 0.225)
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels inside the blocks, blocks
-_EPSILON, _MOMENTUM = 1e-5, 0.9  # of the batch norms; the momentum is what PyTorch calls 0.1
+_EPSILON, _MOMENTUM = 1e-5, 0.9  # of the batch norms; PyTorch calls this momentum 0.1
 
 
 class Bottleneck(nn.Module):
-    """Narrow with 1x1, convolve with 3x3, widen with 1x1 to four times the channels; plus the input, made to fit."""
+    """1x1 reduction, 3x3 convolution, 1x1 expansion to four times the channels; plus the input, projected if needed."""
 
     features: int
     stride: int
@@ -30,25 +31,25 @@ class Bottleneck(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
         options = {"norm": self.norm, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.relu(folded.Conv(self.features, 1, **options, name="conv1")(x))
-        y = nn.relu(folded.Conv(self.features, 3, self.stride, ((1, 1), (1, 1)), **options, name="conv2")(y))
-        y = folded.Conv(4 * self.features, 1, **options, name="conv3")(y)
+        y = nn.relu(folded.FoldedConv(self.features, 1, **options, name="conv1")(x))
+        y = nn.relu(folded.FoldedConv(self.features, 3, self.stride, ((1, 1), (1, 1)), **options, name="conv2")(y))
+        y = folded.FoldedConv(4 * self.features, 1, **options, name="conv3")(y)
         if x.shape != y.shape:
-            x = folded.Conv(4 * self.features, 1, self.stride, **options, name="downsample")(x)
+            x = folded.FoldedConv(4 * self.features, 1, self.stride, **options, name="downsample")(x)
         return nn.relu(x + y)
 
 
 class ResNet50(nn.Module):
-    """The backbone. Its batch norms are frozen and folded into the convolutions, so it is made for pretrained weights.
+    """The backbone. By default, batch norms are frozen and folded into the convolutions: it needs pretrained weights.
 
     Attributes:
-      train_batch_norm: keep the batch norms and train them. Where the collection "batch_stats" is mutable, they
-        normalise by the batch, which is that of all devices along the axis AXIS, and move its running statistics, by
-        which they normalise elsewhere.
-      dtype: of the computation.
-      param_dtype: of the parameters.
+      train_batch_norm: keep the batch norms and train them. If the collection "batch_stats" is mutable, they normalise
+        by the statistics of the whole batch, on all devices along the axis AXIS, and update the running statistics.
+        Otherwise they normalise by the running statistics.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
     """
 
     train_batch_norm: bool = False
@@ -56,14 +57,16 @@ class ResNet50(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Raw RGB (n, side, side, 3), 0..255, uint8 or float -> pooled features (n, 2048)."""
+    def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
+        """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, 2048)."""
+        images = jnp.asarray(images)
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options["norm"] = self._batch_norm(**options) if self.train_batch_norm else None
         mean, deviation = (jnp.array(x).reshape(1, 1, 1, 3) for x in (MEAN_RGB, DEVIATION_RGB))
         x = ((images.astype(jnp.float32) / 255 - mean) / deviation).astype(self.dtype)
-        x = nn.relu(folded.Conv(64, 7, 2, ((3, 3), (3, 3)), **options, name="conv1")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = nn.relu(folded.FoldedConv(64, 7, 2, ((3, 3), (3, 3)), **options, name="conv1")(x))
+        padding: Any = ((1, 1), (1, 1))  # Linen's annotation has only str
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         for stage, (features, blocks) in enumerate(STAGES, 1):
             for block in range(blocks):
                 stride = 2 if stage > 1 and not block else 1
@@ -82,13 +85,14 @@ class ResNet50(nn.Module):
 
 
 def load_resnet50(path: str | Path) -> dict:
-    """Reads a state dict of torchvision or timm from a safetensors file and folds the batch norms.
+    """Reads a state dict of torchvision or timm from a safetensors file, and folds the batch norms.
 
     Returns:
       The parameters of a ResNet50, float32, kernels HWIO. The classifier is left out.
 
     Raises:
-      InputError: there is no such file, it is none of safetensors, or tensors are missing, misshapen or not finite.
+      InputError: there is no such file, it is not a safetensors file, or tensors are missing, not finite or have wrong
+        shapes.
     """
     return folded.load(
         path, _read_safetensors, ResNet50(), functools.partial(folded.fold, names=_names, epsilon=_EPSILON)
@@ -96,10 +100,13 @@ def load_resnet50(path: str | Path) -> dict:
 
 
 def load_resnet50_batch_norm(path: str | Path) -> dict:
-    """Reads the same files for a ResNet50 with `train_batch_norm`, and raises the same.
+    """Reads the files of `load_resnet50` for a ResNet50 with `train_batch_norm`.
 
     Returns:
       {"params": ..., "batch_stats": ...}, float32.
+
+    Raises:
+      InputError: see `load_resnet50`.
     """
     return folded.load(path, _read_safetensors, ResNet50(), functools.partial(folded.keep, names=_names))
 
@@ -108,10 +115,10 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         import safetensors.numpy  # only needed here: the network does not depend on it
     except ImportError as error:
-        raise InputError("reading it needs a package: pip install safetensors") from error
+        raise InputError("a package is needed to read it. Run: pip install safetensors") from error
     try:
         return safetensors.numpy.load_file(path)
-    # A number type that numpy lacks is one of the last two.
+    # The last two are raised for number types that NumPy does not have.
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"it cannot be read as a safetensors file ({error})") from error
 

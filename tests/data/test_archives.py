@@ -1,4 +1,4 @@
-"""Archives are read where they are; hostile and damaged ones are refused by name, and nothing is ever written."""
+"""Archives are read in place. Errors name malicious and damaged archives, and nothing is written to disk."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ FILES = {"a/1.jpg": b"one" * 400, "a/2.jpg": b"two" * 500, "readme.txt": os.uran
 
 
 def tar(path, members=FILES, mode="w"):
-    """Members are bytes, or TarInfo for what is not a file."""
+    """Members are bytes, or a TarInfo for a member that is not a file."""
     with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
@@ -61,21 +61,21 @@ def test_members_are_read_in_place(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "a\n.jpg"])
-def test_members_outside_the_folder_are_refused(kind, name, tmp_path):
+def test_members_outside_the_folder_are_rejected(kind, name, tmp_path):
     path = pack(tmp_path, kind, {"ok.jpg": b"1", name: b"2"})
-    with pytest.raises(errors.InputError, match="refused, member .*outside the archive's folder"):
+    with pytest.raises(errors.InputError, match="is rejected: member .* is outside the archive's folder"):
         archives.members(path)
 
 
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"V", b"\x00S"]
 )
-def test_links_devices_and_sparse_files_are_refused(kind, tmp_path):
-    with pytest.raises(errors.InputError, match="refused, member 'odd' is a link"):
+def test_links_devices_and_sparse_files_are_rejected(kind, tmp_path):
+    with pytest.raises(errors.InputError, match="is rejected: member 'odd' is a link"):
         archives.members(tar(tmp_path / "x.tar", {"odd": special("odd", kind[-1:])}))
 
 
-def test_links_and_encrypted_members_of_a_zip_are_refused(tmp_path):
+def test_links_and_encrypted_members_of_a_zip_are_rejected(tmp_path):
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -91,24 +91,24 @@ def test_links_and_encrypted_members_of_a_zip_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tgz", "zip"])
-def test_bombs_are_refused_before_they_grow(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "GROWTH_ALLOWED", 100_000)
+def test_bombs_are_rejected_before_they_expand(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "EXPANSION_ALLOWED", 100_000)
     path = pack(tmp_path, kind, {"small.jpg": b"1", "zeros.jpg": bytes(10_000_000)})
-    with pytest.raises(errors.InputError, match="refused, for with member 'zeros.jpg' it grows to more than 0 MB"):
+    with pytest.raises(errors.InputError, match="is rejected: with member 'zeros.jpg' it expands to more than 0 MB"):
         archives.members(path)
 
 
-def test_a_bomb_in_a_header_is_refused(tmp_path, monkeypatch):
+def test_a_bomb_in_a_header_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_READ", 100_000)
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 5_000_000
     with gzip.open(tmp_path / "x.tgz", "wb") as file:
         file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(5_000_192))
-    with pytest.raises(errors.InputError, match="refused, a header of it asks for 5,000,"):
+    with pytest.raises(errors.InputError, match="is rejected: one of its headers asks for 5,000,"):
         archives.members(tmp_path / "x.tgz")
 
 
-def test_too_many_members_and_too_long_ones_are_refused(tmp_path, monkeypatch):
+def test_too_many_or_too_large_members_are_rejected(tmp_path, monkeypatch):
     path = pack(tmp_path, "zip")
     members = archives.members(path)
     monkeypatch.setattr(archives, "MAX_MEMBERS", 2)
@@ -120,30 +120,30 @@ def test_too_many_members_and_too_long_ones_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_archive_that_was_cut_is_named(kind, tmp_path):
+def test_a_truncated_archive_is_named(kind, tmp_path):
     path = pack(tmp_path, kind)
-    whole = path.read_bytes()
-    for length in (0, 100, len(whole) // 2, 2048, len(whole) - 9 if kind != "tar" else len(whole) // 2 + 512):
-        path.write_bytes(whole[:length])
-        with pytest.raises(errors.InputError, match=f"x.{kind} (is no whole archive|is damaged or was cut short)"):
+    complete = path.read_bytes()
+    for length in (0, 100, len(complete) // 2, 2048, len(complete) - 9 if kind != "tar" else len(complete) // 2 + 512):
+        path.write_bytes(complete[:length])
+        with pytest.raises(errors.InputError, match=f"x.{kind} (cannot be read as an archive|is damaged or truncated)"):
             archives.members(path)
 
 
-def test_a_tar_cut_between_members_is_named(tmp_path):
+def test_a_tar_truncated_between_members_is_named(tmp_path):
     path = pack(tmp_path, "tar")
     with tarfile.open(path) as archive:
         ends = [m.offset_data + -(-m.size // 512) * 512 for m in archive]
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     for end in ends:
-        path.write_bytes(whole[:end])
-        with pytest.raises(errors.InputError, match="cut short"):
+        path.write_bytes(complete[:end])
+        with pytest.raises(errors.InputError, match="truncated. Download it again"):
             archives.members(path)
 
 
-def test_a_page_in_place_of_an_archive_is_named(tmp_path):
+def test_a_web_page_instead_of_an_archive_is_named(tmp_path):
     for kind in KINDS:
         (tmp_path / f"x.{kind}").write_bytes(b"<html>not found</html>" * 100)
-        with pytest.raises(errors.InputError, match="get it anew"):
+        with pytest.raises(errors.InputError, match="Download it again"):
             archives.members(tmp_path / f"x.{kind}")
 
 
@@ -153,23 +153,23 @@ def test_a_flipped_bit_in_a_zip_is_found_when_it_is_read(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b"readme.txt") + 100] ^= 1
     path.write_bytes(content)
-    with archives.reader(path) as read, pytest.raises(errors.InputError, match="x.zip is no whole archive"):
+    with archives.reader(path) as read, pytest.raises(errors.InputError, match="x.zip cannot be read as an archive"):
         read(members["readme.txt"])
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data(), kind=st.sampled_from(["tar", "zip", "tgz"]))
 def test_damaged_archives_are_read_or_named_and_never_written_out(data, kind, tmp_path_factory):
-    """Bytes of the headers, and any others, are overwritten, cut out or put in."""
+    """Bytes of the headers and of the content are overwritten, removed or inserted."""
     folder = tmp_path_factory.mktemp("fuzz")
     path = pack(folder, kind)
     content = bytearray(path.read_bytes())
-    if kind == "tgz":  # damage inside, where the check sum of gzip does not see it
+    if kind == "tgz":  # damaged before compression, so that gzip's checksum does not detect it
         content = bytearray(gzip.decompress(content))
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
+        start = data.draw(st.integers(0, len(content) - 1))
         bytes_ = data.draw(st.binary(max_size=12))
-        content[place : place + data.draw(st.integers(0, 12))] = bytes_
+        content[start : start + data.draw(st.integers(0, 12))] = bytes_
     path.write_bytes(gzip.compress(content) if kind == "tgz" else content)
     try:
         members = archives.members(path)
@@ -183,19 +183,19 @@ def test_damaged_archives_are_read_or_named_and_never_written_out(data, kind, tm
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(name=st.text(min_size=1, max_size=30), kind=st.sampled_from(["tar", "zip"]))
-def test_any_name_stays_below_the_folder_or_is_refused(name, kind, tmp_path_factory):
+def test_any_name_stays_below_the_folder_or_is_rejected(name, kind, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     try:
         path = pack(folder, kind, {name: b"x"})
     except (UnicodeEncodeError, ValueError, IndexError):  # no archive can have that name
         return
     try:
-        places = list(archives.members(path))
+        paths = list(archives.members(path))
     except errors.InputError:
         return
-    for place in places:
-        inside = os.path.normpath(folder / "target" / place)
-        assert inside.startswith(f"{folder / 'target'}{os.sep}"), place
+    for path in paths:
+        inside = os.path.normpath(folder / "target" / path)
+        assert inside.startswith(f"{folder / 'target'}{os.sep}"), path
 
 
 def test_a_tree_joins_folders_and_archives(tmp_path):
@@ -205,9 +205,9 @@ def test_a_tree_joins_folders_and_archives(tmp_path):
     (tmp_path / "sub/a/1.jpg").write_bytes(b"plain")
     (tmp_path / ".hidden").write_bytes(b"")
     (tmp_path / "y.zip.partial").write_bytes(b"")
-    (tmp_path / "again").symlink_to(tmp_path)  # must not lead in circles
+    (tmp_path / "again").symlink_to(tmp_path)  # a cycle
     tree = Tree(tmp_path)
-    assert sorted(tree.places) == ["sub/a/1.jpg", "sub/a/2.jpg"]
+    assert sorted(tree.entries) == ["sub/a/1.jpg", "sub/a/2.jpg"]
     with tree.opened() as read:
         assert read("sub/a/1.jpg") == b"plain" and read("sub/a/2.jpg") == b"packed"
     assert tree.find("2.jpg") == "sub/a/2.jpg" and tree.find("3.jpg") is None

@@ -1,4 +1,4 @@
-"""From sources to records to arrays: by workers or alone, and what is left when it is cut short."""
+"""Records and arrays are built by workers or in one process, and a failed build leaves nothing behind."""
 
 import pickle
 import shutil
@@ -16,7 +16,7 @@ from symm_jax.data.inshop import Inshop
 from symm_jax.data.records import Records
 
 
-def test_builders_work_as_tfds_has_it(cars, tmp_path):
+def test_builders_work_with_tfds_alone(cars, tmp_path):
     import tensorflow_datasets as tfds
 
     builder = Cars196(data_dir=tmp_path / "tfds")
@@ -28,7 +28,7 @@ def test_builders_work_as_tfds_has_it(cars, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "make"), [(Cars196, photographs.cars_original), (Inshop, photographs.inshop)])
-def test_records_are_what_tfds_reads(kind, make, tmp_path):
+def test_records_are_read_as_by_tfds(kind, make, tmp_path):
     import tensorflow_datasets as tfds
 
     make(tmp_path / "source")
@@ -45,10 +45,10 @@ def test_records_are_what_tfds_reads(kind, make, tmp_path):
         assert [e["filename"] for e in Records(builder, split, rows)] == [expected[i]["filename"] for i in (2, 0)]
 
 
-def test_nothing_else_in_the_folder_counts(cars, data_source, tmp_path):
-    config = data_source("cars196", cars, cache_dir=str(cars / "cache"))
-    first = datasets.load(config, "train", 16)
-    assert datasets.load(config, "train", 16).images.filename == first.images.filename
+def test_a_cache_in_the_data_folder_is_not_data(cars, data_source, tmp_path):
+    source = data_source("cars196", cars)._replace(cache_dir=str(cars / "cache"))
+    first = datasets.load(source, "train", 16)
+    assert datasets.load(source, "train", 16).images.filename == first.images.filename
 
 
 def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, data_source, tmp_path):
@@ -56,7 +56,7 @@ def test_a_damaged_photograph_in_an_archive_is_named_and_no_records_stay(cars, d
     content = bytearray((cars / "all.zip").read_bytes())
     content[content.index(b"car_ims/000002.jpg") + 500] ^= 1
     (cars / "all.zip").write_bytes(content)
-    with pytest.raises(errors.InputError, match="all.zip is no whole archive of its kind .*000002.jpg"):
+    with pytest.raises(errors.InputError, match="all.zip cannot be read as an archive .*000002.jpg"):
         datasets.load(data_source("cars196", cars), "train", 16)
     assert not list((tmp_path / "cache").rglob("*.array_record*"))
 
@@ -68,42 +68,42 @@ def test_too_little_disk_is_named_before_anything_is_written(cars, data_source, 
     assert not list((tmp_path / "cache").rglob("*.array_record*"))
 
 
-def test_many_images_are_decoded_by_workers_as_by_one(cars, data_source, monkeypatch):
-    config = data_source("cars196", cars)
-    alone = datasets.load(config, "train", 16)
-    monkeypatch.setattr(arrays, "_ALONE", 1)
+def test_workers_decode_the_same_arrays(cars, data_source, monkeypatch):
+    source = data_source("cars196", cars)
+    alone = datasets.load(source, "train", 16)
+    monkeypatch.setattr(arrays, "_MIN_FOR_WORKERS", 1)
     monkeypatch.setattr(arrays, "_VERSION", "of-workers")
     monkeypatch.setattr(arrays, "_CHUNK", 2)
-    together = datasets.load(config, "train", 16)
+    together = datasets.load(source, "train", 16)
     assert together.images.filename != alone.images.filename
     for ours, theirs in zip(together[:3], alone[:3], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     path = cars / "car_ims/000002.jpg"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(errors.InputError, match="car_ims/000002.jpg cannot be decoded"):
-        datasets.load(config, "train", 16)
+        datasets.load(source, "train", 16)
 
 
-def test_what_a_killed_process_left_is_removed(cars, data_source, tmp_path):
-    config = data_source("cars196", cars)
+def test_leftovers_of_a_killed_process_are_removed(cars, data_source, tmp_path):
+    source = data_source("cars196", cars)
     code = (
-        "import os, sys; from configs import default; from symm_jax.data import builder, datasets; "
-        "c = default.get_config().data; c.dir, c.cache_dir = sys.argv[1:]; "
-        "builder.Tree.in_reading_order = lambda *_: os._exit(9); datasets.load(c, 'train', 16)"
+        "import os, sys; from symm_jax.data import builder, datasets; "
+        "builder.Tree.in_reading_order = lambda *_: os._exit(9); "
+        "datasets.load(datasets.Source('cars196', *sys.argv[1:]), 'train', 16)"
     )
-    killed = subprocess.run([sys.executable, "-c", code, config.dir, config.cache_dir], timeout=60, check=False)
+    killed = subprocess.run([sys.executable, "-c", code, source.dir, source.cache_dir], timeout=60, check=False)
     assert killed.returncode == 9 and list((tmp_path / "cache").rglob("incomplete.*"))
-    assert len(datasets.load(config, "train", 16).labels) == 15
+    assert len(datasets.load(source, "train", 16).labels) == 15
     assert not list((tmp_path / "cache").rglob("incomplete.*"))
 
 
-def test_a_cache_that_cannot_be_made_is_named(cars, data_source, tmp_path):
+def test_a_cache_that_cannot_be_created_is_named(cars, data_source, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be made"):
-        datasets.load(data_source("cars196", cars, cache_dir=str(tmp_path / "file")), "train", 16)
+    with pytest.raises(errors.InputError, match="cache_dir: .* cannot be created"):
+        datasets.load(data_source("cars196", cars)._replace(cache_dir=str(tmp_path / "file")), "train", 16)
 
 
-def test_workers_end_with_the_process_that_was_killed(tmp_path):
+def test_workers_end_when_their_parent_is_killed(tmp_path):
     code = (
         "import io, os, PIL.Image; from pathlib import Path; from symm_jax.data import arrays\n"
         "file = io.BytesIO(); PIL.Image.new('RGB', (8, 8)).save(file, 'png')\n"
@@ -112,5 +112,5 @@ def test_workers_end_with_the_process_that_was_killed(tmp_path):
         f"arrays.load(source, Path({str(tmp_path)!r}), 'all', arrays.Options(8))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        process.communicate(timeout=20)  # ends when the last worker has closed its output
+        process.communicate(timeout=20)  # returns when the last worker has closed its output
     assert process.returncode == -9

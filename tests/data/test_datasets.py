@@ -1,4 +1,4 @@
-"""Every layout of a data set gives the same splits, counts are compared with the protocol, faults are named."""
+"""Every layout of a data set gives the same splits, counts are compared with the protocol, and faults are named."""
 
 import numpy as np
 import photographs
@@ -33,15 +33,15 @@ def test_every_layout_of_cars_gives_the_same_split(layout, tmp_path, data_source
     write(tmp_path / "cars")
     for archive, (root, keep) in archives.items():
         photographs.pack(tmp_path / "cars", archive, root, keep)
-    config = data_source("cars196", tmp_path / "cars")
-    train, test = datasets.load(config, "train", 20), datasets.load(config, "test", 16)
+    source = data_source("cars196", tmp_path / "cars")
+    train, test = datasets.load(source, "train", 20), datasets.load(source, "test", 16)
     assert np.unique(train.labels, return_counts=True)[1].tolist() == [3] * 5
     assert sorted(set(train.labels)) == [0, 1, 2, 3, 97]
     assert sorted(set(test.labels)) == [98, 99, 195]
     assert train.images.shape == (15, 20, 20, 3) and test.images.dtype == np.uint8
-    # Boxes are 56 x 44 pixels: a margin of the short_side_ratio side is a larger share of the height.
+    # Boxes are 56 x 44 pixels: a margin is a larger fraction of the shorter side.
     np.testing.assert_allclose(train.short_side_ratio, np.tile(np.float32([1, 44 / 56]), (15, 1)))
-    # Each photograph has its class's grey level, plus 0 .. 39.
+    # The grey level of each photograph is its class number, plus 0 .. 39.
     np.testing.assert_allclose(test.images.mean((1, 2, 3)), test.labels + 1 + 19.5, atol=3)
     said = capsys.readouterr().err
     assert "15 images of 5 classes in its train split, the protocol 8,054 images of 98 classes" in said
@@ -52,8 +52,8 @@ def test_every_layout_of_cars_gives_the_same_split(layout, tmp_path, data_source
 def test_a_single_archive_may_be_the_folder(tmp_path, data_source):
     photographs.cub(tmp_path / "cub")
     photographs.pack(tmp_path / "cub", "CUB_200_2011.tgz")
-    config = data_source("cub200_2011", tmp_path / "cub/CUB_200_2011.tgz")
-    assert datasets.load(config, "test", 16).images.shape == (4, 16, 16, 3)
+    source = data_source("cub200_2011", tmp_path / "cub/CUB_200_2011.tgz")
+    assert datasets.load(source, "test", 16).images.shape == (4, 16, 16, 3)
 
 
 @pytest.mark.parametrize("archive", [None, "CUB_200_2011.tgz"])
@@ -75,8 +75,8 @@ def test_sop(archive, tmp_path, data_source, capsys):
     photographs.sop(tmp_path / "sop")
     if archive:
         photographs.pack(tmp_path / "sop", archive)
-    config = data_source("sop", tmp_path / "sop")
-    train, test = datasets.load(config, "train", 16), datasets.load(config, "test", 16)
+    source = data_source("sop", tmp_path / "sop")
+    train, test = datasets.load(source, "train", 16), datasets.load(source, "test", 16)
     assert train.labels.max() == 11_317 and test.labels.min() == 11_318 and test.labels.max() == 22_633
     assert "the protocol 60,502 images of 11,316 classes" in capsys.readouterr().err
 
@@ -86,14 +86,14 @@ def test_inshop_searches_its_gallery_with_its_queries(archive, tmp_path, data_so
     photographs.inshop(tmp_path / "inshop")
     if archive:
         photographs.pack(tmp_path / "inshop", archive, "img")
-    config = data_source("inshop", tmp_path / "inshop")
-    train, test = datasets.load(config, "train", 16), datasets.load(config, "test", 16)
+    source = data_source("inshop", tmp_path / "inshop")
+    train, test = datasets.load(source, "train", 16), datasets.load(source, "test", 16)
     assert train.query is None and set(train.labels) == {1, 3}  # of the sorted items 1, 2, 5, 7, 9
     assert sorted(test.labels[test.query]) == [0, 2, 4]
     assert np.sum(~test.query) == 6
     said = capsys.readouterr().err
     assert "3 of them queries in its test split, the protocol 26,830 images of 3,985 classes, 14,218 of them" in said
-    assert protocol.describe(test) == "9 images of 3 classes: 3 queries, 6 in the gallery"
+    assert splits.describe(test) == "9 images of 3 classes: 3 queries, 6 in the gallery"
 
     embeddings = np.random.default_rng(0).normal(size=(9, 4))
     measured = protocol.retrieval(embeddings, test, (1, 2))
@@ -102,11 +102,11 @@ def test_inshop_searches_its_gallery_with_its_queries(archive, tmp_path, data_so
     assert measured != metrics.retrieval(embeddings, test.labels, (1, 2))
 
 
-def test_inshop_asks_no_more_neighbours_than_its_gallery_has(tmp_path, data_source):
+def test_inshop_rejects_more_neighbours_than_its_gallery_has(tmp_path, data_source):
     photographs.inshop(tmp_path / "inshop")
     source = data_source("inshop", tmp_path / "inshop")
     assert splits.load_evaluation(source, 16, (1, 6))[0].query.sum() == 3
-    with pytest.raises(errors.InputError, match="a test image has 6 others"):
+    with pytest.raises(errors.InputError, match="compared with only 6 others"):
         splits.load_evaluation(source, 16, (1, 7))
 
 
@@ -140,16 +140,16 @@ def break_cars(cars, fault):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("no folder", "does not exist.*--mode=prepare"),
-        ("no annotations", "holds no `cars_annos.mat`"),
+        ("no folder", "does not exist. It should hold `cars_annos.mat`"),
+        ("no annotations", "does not hold the data set. It should hold `cars_annos.mat`"),
         ("garbage", "cars_annos.mat cannot be read as a MATLAB file"),
-        ("other file", "no whole struct array 'annotations'"),
+        ("other file", "no complete struct array 'annotations'"),
         ("no images", "has none of the 15 photographs of cars196's train split, such as car_ims/000001.jpg"),
         ("class 197", "car_ims/000001.jpg has class 197"),
-        ("class 1.5", r"annotations\(1\): '1.5' is not a whole number"),
-        ("empty box", r"box \(9, 1, 9, 9\)"),
-        ("outside", "'../secret.jpg' is not the name of a file"),
-        ("dangling link", "x.jpg is a link that leads nowhere"),
+        ("class 1.5", r"annotations\(1\): '1.5' is not an integer"),
+        ("empty box", r"impossible box \(9, 1, 9, 9\)"),
+        ("outside", "'../secret.jpg' is not a relative file path"),
+        ("dangling link", "x.jpg is a link to a file that does not exist"),
     ],
 )
 def test_faults_of_the_source_are_named_before_anything_is_built(cars, data_source, tmp_path, fault, message):
@@ -159,15 +159,18 @@ def test_faults_of_the_source_are_named_before_anything_is_built(cars, data_sour
     assert not (tmp_path / "cache").exists()
 
 
-def test_photographs_that_are_absent_are_counted(cars, data_source, capsys):
+def test_missing_photographs_are_counted(cars, data_source, capsys):
     (cars / "car_ims/000003.jpg").unlink()
     assert len(datasets.load(data_source("cars196", cars), "train", 16).labels) == 14
     said = capsys.readouterr().err
-    assert "has 14 of 15 annotated photographs of cars196's train split; car_ims/000003.jpg is the first" in said
+    assert (
+        "has 14 of 15 annotated photographs of cars196's train split. The first missing one is car_ims/000003.jpg"
+        in said
+    )
     assert "14 images of 5 classes in its train split" in said
 
 
-def test_a_class_in_both_splits_is_refused(tmp_path, data_source):
+def test_a_class_in_both_splits_is_rejected(tmp_path, data_source):
     photographs.sop(tmp_path / "sop")
     table = tmp_path / "sop/Stanford_Online_Products/Ebay_test.txt"
     table.write_text(table.read_text().replace(" 11319 ", " 2 "))

@@ -1,4 +1,4 @@
-"""One decode policy for every kind of image, and what is refused."""
+"""Every kind of image is decoded in the same way, and other files are rejected."""
 
 import io
 
@@ -50,7 +50,7 @@ def test_every_kind_becomes_rgb(encoded, expected):
     np.testing.assert_allclose(image.astype(float), expected, atol=1)
 
 
-def test_jpeg_is_what_opencv_reads():
+def test_a_jpeg_is_decoded_as_by_opencv():
     smooth = cv2.GaussianBlur(RGB, (0, 0), 2)
     encoded = encode(smooth, "jpeg", quality=95)
     image = decode.decode(encoded, "a")
@@ -61,7 +61,7 @@ def test_jpeg_is_what_opencv_reads():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured_where_asked_for(orientation):
+def test_exif_orientation_is_applied_only_on_request(orientation):
     turns = {1: "", 2: "x", 3: "xy", 4: "y", 5: "t", 6: "yt", 7: "xyt", 8: "xt"}[orientation]
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
@@ -91,35 +91,35 @@ def bomb():
     [
         (JPEG[: len(JPEG) // 2], "truncated"),
         (JPEG[:-2], "truncated"),
-        (b"", "no JPEG, PNG, WebP or GIF"),
-        (b"<html>moved</html>" * 50, "no JPEG, PNG, WebP or GIF"),
-        (encode(RGB, "bmp"), "no JPEG, PNG, WebP or GIF"),
-        (encode(RGB, "eps"), "no JPEG, PNG, WebP or GIF"),
+        (b"", "not a JPEG, PNG, WebP or GIF file"),
+        (b"<html>moved</html>" * 50, "not a JPEG, PNG, WebP or GIF file"),
+        (encode(RGB, "bmp"), "not a JPEG, PNG, WebP or GIF file"),
+        (encode(RGB, "eps"), "not a JPEG, PNG, WebP or GIF file"),
         (bomb(), "has more than 89,478,485 pixels"),
         (encode(RGB)[:60], "cannot be decoded"),
     ],
     ids=["half", "end", "empty", "page", "bmp", "eps", "bomb", "png"],
 )
-def test_what_is_no_whole_photograph_is_named(encoded, message):
+def test_a_file_that_is_not_an_intact_photograph_is_named(encoded, message):
     with pytest.raises(errors.InputError, match=message) as error:
         decode.decode(encoded, "class/a.jpg")
     assert "image class/a.jpg" in str(error.value)
 
 
-def test_box_crop_and_area_squash_are_exact():
+def test_box_crop_and_area_resize_are_exact():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     cropped = decode.crop(image, (4, 2, 28, 18), "a")
     np.testing.assert_array_equal(cropped, image[2:18, 4:28])
     means = cropped.reshape(8, 2, 8, 3, 3).mean((1, 3))
-    np.testing.assert_allclose(decode.squash(cropped, 8), means, atol=1)
-    with pytest.raises(errors.InputError, match="image a lies outside its box"):
+    np.testing.assert_allclose(decode.resize_to_square(cropped, 8), means, atol=1)
+    with pytest.raises(errors.InputError, match="image a does not overlap its box"):
         decode.crop(image, (40, 2, 50, 18), "a")
 
 
-def test_photographs_are_what_pillow_reads_whole_or_with_flaws():
+def test_photographs_intact_or_with_flaws_are_decoded_as_by_pillow():
     rng = np.random.default_rng(0)
     smooth = PIL.Image.fromarray(cv2.GaussianBlur(RGB, (0, 0), 2))
-    refused = 0
+    rejected = 0
     for options in ({}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_blocks": 1}, {"keep_rgb": True}):
         whole = encode(smooth, "jpeg", **options)
         for flaw in range(40):
@@ -130,9 +130,9 @@ def test_photographs_are_what_pillow_reads_whole_or_with_flaws():
                 with PIL.Image.open(io.BytesIO(encoded)) as image:
                     expected = np.asarray(image.convert("RGB"))
             except Exception:
-                refused += 1
+                rejected += 1
                 with pytest.raises(errors.InputError):
                     decode.decode(bytes(encoded), "a")
             else:
                 np.testing.assert_array_equal(decode.decode(bytes(encoded), "a"), expected)
-    assert 0 < refused < 100
+    assert 0 < rejected < 100

@@ -32,14 +32,16 @@ def test_download(server, tmp_path, capsys, what):
     assert server.requests[0][1]["User-Agent"] == "symm_jax"
 
 
-def test_file_that_is_there_is_left_alone(server, tmp_path):
+def test_an_existing_file_is_not_touched(server, tmp_path):
     (tmp_path / "a.zip").write_bytes(b"mine")
     assert fetch(remote(server.on("/a.zip", whole())), tmp_path).read_bytes() == b"mine"
-    assert not server.requests and [path.name for path in tmp_path.iterdir()] == ["a.zip"]  # it may be read-only
+    assert not server.requests and [path.name for path in tmp_path.iterdir()] == [
+        "a.zip"
+    ]  # no lock: the folder may be read-only
 
 
 def test_cut_connection_is_resumed(server, tmp_path, capsys):
-    # Each attempt brings something, so none of the three counts against the one that is allowed.
+    # Each attempt brings new bytes, so none counts as a failure.
     behave = [cut(100, **ETAG), *[partly(1000 * k) for k in (1, 2, 3)], ranged()]
     path = fetch(unchecked(server.on("/a.zip", *behave)), tmp_path, attempts=1)
     assert path.read_bytes() == CONTENT
@@ -49,7 +51,7 @@ def test_cut_connection_is_resumed(server, tmp_path, capsys):
     assert "ended after 100 B of 512 kB; trying again" in capsys.readouterr().err
 
 
-def test_attempts_that_bring_nothing_new_end(server, tmp_path):
+def test_attempts_without_new_bytes_end(server, tmp_path):
     url = server.on("/a.zip", cut())
     with pytest.raises(InputError, match=r"ended after 256 kB of 512 kB \(2 times in a row\)"):
         fetch(remote(url), tmp_path, attempts=2)
@@ -76,7 +78,7 @@ def test_no_validator_but_equal_size_is_resumed(server, tmp_path):
     assert server.sent == [HALF] and "If-Range" not in server.requests[0][1]
 
 
-def test_whole_partial_is_only_checked(server, tmp_path):
+def test_a_complete_partial_file_is_only_verified(server, tmp_path):
     url = server.on("/a.zip", ranged())
     begin(tmp_path, url, CONTENT)
     assert fetch(remote(url), tmp_path).read_bytes() == CONTENT
@@ -106,7 +108,7 @@ def test_start_over(server, tmp_path, behave, begun):
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_spoiled_partial_is_fetched_again_from_the_start(server, tmp_path, capsys):
+def test_a_wrong_partial_file_is_downloaded_again_from_the_start(server, tmp_path, capsys):
     url = server.on("/a.zip", ranged())
     begin(tmp_path, url, b"x" * HALF)
     assert fetch(remote(url), tmp_path).read_bytes() == CONTENT
@@ -114,7 +116,7 @@ def test_spoiled_partial_is_fetched_again_from_the_start(server, tmp_path, capsy
     assert "trying again from the start" in capsys.readouterr().err
 
 
-def test_mirror_goes_on_where_another_broke(server, tmp_path):
+def test_a_mirror_resumes_where_another_failed(server, tmp_path):
     urls = server.on("/1/a.zip", cut(**ETAG), status(404)), server.on("/2/a.zip", ranged(etag='"other"'))
     assert fetch(remote(*urls), tmp_path).read_bytes() == CONTENT
     assert server.sent == [HALF, 0, HALF]
@@ -131,22 +133,22 @@ def test_next_mirror_at_once(server, tmp_path, capsys, code):
 def test_every_mirror_fails(server, tmp_path):
     urls = server.on("/1/a.zip", status(404)), server.on("/2/a.zip", status(500)), "http://127.0.0.1:1/a.zip"
     with pytest.raises(InputError) as error:
-        fetch(remote(*urls), tmp_path, field="config.model.mirrors")
+        fetch(remote(*urls), tmp_path, argument="model_mirrors")
     message = str(error.value)
     for part in (
         f"{urls[0]}: 404 Not Found\n  {urls[1]}",
         f"{urls[1]}: 500 Internal Server Error (3 times in a row)\n",
         f"{urls[2]}: Connection refused (3 times in a row)\n",
-        f"put it in {tmp_path} under the name a.zip",
-        "config.model.mirrors",
+        f"save it as {tmp_path / 'a.zip'}, or pass another URL",
+        "model_mirrors: a.zip could not be downloaded",
     ):
         assert part in message
-    with pytest.raises(InputError, match="no address of it is known"):
+    with pytest.raises(InputError, match="no URL is known"):
         fetch(remote(), tmp_path)
 
 
 @pytest.mark.parametrize("code", [408, 429, 503])
-def test_passing_trouble(server, tmp_path, monkeypatch, code):
+def test_transient_errors_are_retried(server, tmp_path, monkeypatch, code):
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
     script = status(code), status(code, Retry_After=7), status(code, Retry_After=86400), status(code), whole()
@@ -186,7 +188,7 @@ def test_two_at_once_download_once(server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_interrupt_leaves_the_partial(server, tmp_path, monkeypatch):
+def test_an_interrupt_keeps_the_partial_file(server, tmp_path, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""What a download refuses: wrong content, sizes and pages, and a disk without room."""
+"""Downloads reject wrong content, wrong sizes and web pages, and report a full disk."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from symm_jax.data import download
 from symm_jax.errors import InputError
 
 
-def test_wrong_content_is_kept_aside(server, tmp_path):
+def test_wrong_content_is_kept_as_another_file(server, tmp_path):
     bad = CONTENT[:-1] + b"x"
     urls = server.on("/1/a.zip", whole(bad)), server.on("/2/a.zip", whole())
     assert fetch(remote(*urls), tmp_path).read_bytes() == CONTENT
@@ -29,10 +29,10 @@ def test_wrong_size(server, tmp_path):
     urls = server.on("/1/a.zip", whole(CONTENT[:-1])), server.on("/2/a.zip", whole())
     with pytest.raises(InputError, match=f"{SIZE - 1} bytes instead of {SIZE}"):
         fetch(remote(urls[0]), tmp_path)
-    assert names(tmp_path) == []  # nothing had to come to see that
+    assert names(tmp_path) == []  # no byte was transferred
     assert fetch(remote(*urls), tmp_path).read_bytes() == CONTENT
     (tmp_path / "a.zip").unlink()
-    # A file of a length that nobody tells, short_side_ratio than it should be.
+    # The server gives no length, and sends too few bytes.
     url = server.on("/3/a.zip", whole(CONTENT[:HALF], Content_Length=None), ranged(CONTENT[:HALF]))
     with pytest.raises(InputError, match=f"{HALF} bytes instead of"):
         fetch(remote(url), tmp_path)
@@ -50,7 +50,7 @@ def test_git_blob(server, tmp_path):
 def test_verify(tmp_path):
     path = tmp_path / "by_hand.zip"
     path.write_bytes(CONTENT)
-    empty = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # what git calls it
+    empty = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git's name for an empty file
     assert download.verify(path, remote()) == "" == download.verify(path, unchecked())
     assert "512000 bytes instead of the published 7" in download.verify(path, remote(size=7))
     assert "sha256 of a.zip is" in download.verify(path, remote(sha256="0" * 64))

@@ -1,4 +1,4 @@
-"""Your own pictures: layouts, the split by class, EXIF, and what is wrong with a folder."""
+"""Your own pictures: layouts, the split by class, EXIF, and faults of a folder."""
 
 import os
 
@@ -24,9 +24,9 @@ def test_a_folder_with_train_and_test(tmp_path, data_source):
     assert set(datasets.load(config, "test", 16).labels) == {2, 3}
 
 
-def test_train_and_test_beside_another_folder_are_no_classes(tmp_path, data_source):
+def test_train_and_test_with_another_folder_are_not_classes(tmp_path, data_source):
     folder(tmp_path / "mine", "train/a", "train/b", "test/c", "test/d", "more/e", "old/f")
-    with pytest.raises(errors.InputError, match="has the folders more, old, test, train; expected .* nothing beside"):
+    with pytest.raises(errors.InputError, match="has the folders more, old, test, train. .* and no other folders"):
         datasets.load(data_source("folder", tmp_path / "mine"), "train", 16)
 
 
@@ -43,7 +43,7 @@ def test_a_folder_of_classes_is_split_by_seed(tmp_path, data_source, capsys):
         assert set(train.labels) | set(test.labels) == set(range(5))
         splits[seed] = tuple(sorted(set(test.labels)))
     assert len(set(splits.values())) > 1
-    assert "1 of the files are no pictures of a class, such as notes.txt" in capsys.readouterr().err
+    assert "1 files are not pictures in the folder of a class, such as notes.txt" in capsys.readouterr().err
     photographs.pack(tmp_path / "mine", "photos.zip")
     config = data_source("folder", tmp_path / "mine", split_seed=0)
     assert tuple(sorted(set(datasets.load(config, "test", 16).labels))) == splits[0]
@@ -54,7 +54,7 @@ def test_a_folder_of_one_folder(tmp_path, data_source):
     assert len(datasets.load(data_source("folder", tmp_path / "mine"), "train", 16).labels) == 4
 
 
-def test_folders_turn_pictures_as_exif_says_and_benchmarks_do_not(tmp_path, data_source):
+def test_folders_apply_the_exif_orientation_and_benchmarks_do_not(tmp_path, data_source):
     folder(tmp_path / "mine", "train/a", "train/b", "test/c", "test/d")
     photographs.cars_original(tmp_path / "cars")
     picture = np.zeros((48, 64, 3), np.uint8)
@@ -72,11 +72,11 @@ def test_folders_turn_pictures_as_exif_says_and_benchmarks_do_not(tmp_path, data
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ((), "does not exist; it should hold pictures"),
-        (("a", "b", "c"), "pictures of 3 classes; four are the least"),
+        ((), "does not exist. It should hold pictures"),
+        (("a", "b", "c"), "pictures of 3 classes. Four are the minimum"),
         (("train/a", "train/b", "test/b"), "1 classes in train and in test, such as 'b'"),
-        (("train/a", "train/b", "valid/c", "test/d"), "folders test, train, valid; expected train"),
-        (("a",), "pictures of 1 classes; four are the least"),
+        (("train/a", "train/b", "valid/c", "test/d"), "folders test, train, valid. It should hold train"),
+        (("a",), "pictures of 1 classes. Four are the minimum"),
     ],
 )
 def test_faults_of_a_folder_are_named(classes, message, tmp_path, data_source):
@@ -85,8 +85,8 @@ def test_faults_of_a_folder_are_named(classes, message, tmp_path, data_source):
         datasets.load(data_source("folder", tmp_path / "mine"), "train", 16)
 
 
-def test_an_empty_name_of_a_folder_is_not_where_one_stands(data_source):
-    with pytest.raises(errors.InputError, match="config.data.dir is empty"):
+def test_an_empty_name_is_not_the_current_folder(data_source):
+    with pytest.raises(errors.InputError, match="dir: the name of the folder is empty"):
         datasets.load(data_source("folder", ""), "train", 16)
 
 
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, data_source, monkeypatc
         datasets.load(data_source("folder", tmp_path / "mine"), "train", 16)
 
 
-def test_pipes_are_not_waited_for(tmp_path, data_source):
+def test_pipes_are_ignored(tmp_path, data_source):
     folder(tmp_path / "mine", "a", "b", "c", "d")
     os.mkfifo(tmp_path / "mine/a/pipe.jpg")
     assert len(datasets.load(data_source("folder", tmp_path / "mine"), "train", 16).labels) == 4

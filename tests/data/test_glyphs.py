@@ -1,4 +1,4 @@
-"""The drawn data set: deterministic, without look-alikes, with test classes never seen in training."""
+"""The rendered data set: deterministic, without look-alikes, with test classes never seen in training."""
 
 import io
 import sys
@@ -11,21 +11,21 @@ import tensorflow_datasets as tfds
 from symm_jax.data import glyphs
 
 
-def _draw(character="R", face="DejaVuSerif", side=24, seed=0):
-    return glyphs.draw_in_face(character, face, side, np.random.default_rng(seed))
+def _render(character="R", face="DejaVuSerif", side=24, seed=0):
+    return glyphs.render_in_face(character, face, side, np.random.default_rng(seed))
 
 
-def test_drawing_is_a_function_of_its_arguments():
-    image = _draw()
+def test_rendering_is_a_function_of_its_arguments():
+    image = _render()
     assert image.shape == (24, 24, 3) and image.dtype == np.uint8
-    np.testing.assert_array_equal(image, _draw())
-    for other in (_draw(seed=1), _draw("K"), _draw(face="STIXGeneral")):
+    np.testing.assert_array_equal(image, _render())
+    for other in (_render(seed=1), _render("K"), _render(face="STIXGeneral")):
         assert (image != other).any()
 
 
 def test_character_is_visible_in_every_face():
     for face in glyphs.faces_of("R"):
-        assert _draw(face=face).std() > 10
+        assert _render(face=face).std() > 10
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_look_alikes_are_one_class_at_most(alike):
     assert len(set(alike) & set(glyphs.distinct_characters())) <= 1
 
 
-def test_likeness_is_found_in_a_single_face():
-    # Cyrillic em and Latin M: alike in each upright face, whatever else they look like in italics.
+def test_one_face_is_enough_to_be_alike():
+    # Cyrillic em and Latin M are alike in upright faces, and differ in italics.
     assert "M" in glyphs.candidates() and "\u041c" in glyphs.candidates()
     assert "\u041c" not in glyphs.distinct_characters()
 
 
-def test_candidates_are_many_and_whole():
+def test_candidates_are_many_and_not_decomposable():
     candidates = glyphs.candidates()
     assert len(candidates) > 2000 and len(set(candidates)) == len(candidates)
     assert not set("\u00e9\ufb01\u00b2\U0001d538") & set(candidates)  # accent, ligature, superscript, other style
@@ -51,20 +51,20 @@ def test_candidates_are_many_and_whole():
 
 
 def test_no_two_classes_render_alike():
-    # Against the definition, pair by pair, on a sample.
+    # Checks the definition for every pair of a sample.
     for face in ("DejaVuSans-Oblique", "STIXGeneral"):
-        sample = [c for c in glyphs.choose_classes(400, 0) if face in glyphs.faces_of(c)][:60]
+        sample = [c for c in glyphs.sample_classes(400, 0) if face in glyphs.faces_of(c)][:60]
         shapes = [glyphs._normalised_shape(c, face) for c in sample]
         likeness = [np.corrcoef(a, b)[0, 1] for i, a in enumerate(shapes) for b in shapes[:i]]
         assert len(sample) > 30 and max(likeness) <= glyphs._LOOK_ALIKE + 1e-5
 
 
-def test_choice_of_classes_is_seeded():
-    chosen = glyphs.choose_classes(400, 0)
-    assert len(set(chosen)) == 400
-    assert chosen == glyphs.choose_classes(400, 0) != glyphs.choose_classes(400, 1)
+def test_classes_are_sampled_with_the_seed():
+    sampled = glyphs.sample_classes(400, 0)
+    assert len(set(sampled)) == 400
+    assert sampled == glyphs.sample_classes(400, 0) != glyphs.sample_classes(400, 1)
     with pytest.raises(ValueError, match="num_classes = 100000"):
-        glyphs.choose_classes(100_000, 0)
+        glyphs.sample_classes(100_000, 0)
 
 
 def _build(folder, seed=0):
@@ -83,13 +83,13 @@ def test_builder_writes_disjoint_splits(tmp_path):
     }
     names = {e["filename"].decode(): e for rows in splits.values() for e in rows}
     assert len(names) == 18
-    classes = glyphs.choose_classes(6, 0)
+    classes = glyphs.sample_classes(6, 0)
     for name, example in names.items():
         assert name.split("/")[0] == f"U+{ord(classes[example['label']]):04X}"
         image = np.asarray(PIL.Image.open(io.BytesIO(example["image"])))
         index = int(name.split("/")[1].removesuffix(".png"))
         rng = np.random.default_rng([0, int(example["label"]), index])
-        np.testing.assert_array_equal(image, glyphs.draw(classes[example["label"]], 20, rng))
+        np.testing.assert_array_equal(image, glyphs.render(classes[example["label"]], 20, rng))
     assert "tensorflow" not in sys.modules
 
 

@@ -1,4 +1,4 @@
-"""Where data sets and weights come from: what is known of each file, and mirrors in place of the addresses."""
+"""URLs, sizes and digests of the published files, and mirrors that replace the URLs."""
 
 import re
 
@@ -19,7 +19,7 @@ def test_sources_are_described_completely():
     assert sources.published("other.zip") is None
 
 
-def test_mirrors_take_the_place_of_the_addresses():
+def test_mirrors_replace_the_urls():
     (cub,) = sources.remotes("cub200_2011", ["https://a/get?id=1", "http://b:80/x/get"])
     assert cub == sources.remotes("cub200_2011")[0]._replace(urls=("https://a/get?id=1", "http://b:80/x/get"))
     train, other, devkit = sources.remotes(
@@ -42,6 +42,6 @@ def test_mirrors_take_the_place_of_the_addresses():
         *("http://a/b/..", "http://a/b%2fc", "http://a/.download.lock", "http://a/b%0a", 3),
     ],
 )
-def test_mirror_that_is_no_address_of_a_file(url):
-    with pytest.raises(InputError, match=r"config\.model\.mirrors: .*" + re.escape(repr(url))):
-        sources.remotes("googlenet", [url], field="config.model.mirrors")
+def test_a_mirror_that_is_not_the_url_of_a_file(url):
+    with pytest.raises(InputError, match=r"model_mirrors: .*" + re.escape(repr(url))):
+        sources.remotes("googlenet", [url], argument="model_mirrors")

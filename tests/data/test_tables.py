@@ -1,4 +1,4 @@
-"""Annotation readers: what is wrong is named by file, line and field; damage never gets past or crashes the program."""
+"""Annotation readers: errors name the file, the line and the field, and damaged files never crash the program."""
 
 import io
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from symm_jax import errors, matfile
 from symm_jax.data import datasets, tables
 
-FIELDS = (tables.filename, tables.whole, tables.finite)
+PARSERS = (tables.parse_relative_path, tables.parse_int, tables.parse_float)
 
 
 def rows(text, **options):
-    return list(tables.rows(text.encode() if isinstance(text, str) else text, "t.txt", FIELDS, **options))
+    return list(tables.rows(text.encode() if isinstance(text, str) else text, "t.txt", PARSERS, **options))
 
 
 def test_rows_of_text():
@@ -31,18 +31,18 @@ def test_rows_of_text():
     ("text", "message"),
     [
         ("a.jpg 1\n", "line 1: 2 fields instead of 3"),
-        ("a.jpg 1 2\nb.jpg 1.5 2\n", "line 2: '1.5' is not a whole number"),
+        ("a.jpg 1 2\nb.jpg 1.5 2\n", "line 2: '1.5' is not an integer"),
         ("a.jpg x 2\n", "line 1: 'x' is not a number"),
         ("a.jpg 1 nan\n", "'nan' is not a number"),
         ("a.jpg 1 inf\n", "'inf' is not a number"),
         ("a.jpg 1_0 2\n", "'1_0' is not a number"),
         ("a.jpg ٣ 2\n", "is not a number"),
         ("a.jpg 1e99 2\n", "is not a number"),
-        ("/etc/passwd 1 2\n", "is not the name of a file"),
-        ("a/../b.jpg 1 2\n", "is not the name of a file"),
-        ("a\\b.jpg 1 2\n", "is not the name of a file"),
+        ("/etc/passwd 1 2\n", "is not a relative file path"),
+        ("a/../b.jpg 1 2\n", "is not a relative file path"),
+        ("a\\b.jpg 1 2\n", "is not a relative file path"),
         (f"{'a' * 2000} 1 2\n", "fields instead of 3"),
-        (b"\xff\xfe\x00", "is no text file"),
+        (b"\xff\xfe\x00", "is not a text file"),
     ],
 )
 def test_faults_of_a_text_are_named(text, message):
@@ -56,7 +56,7 @@ def test_faults_of_csv_are_named():
         rows('"a.jpg,1,2\n', separator=",")
 
 
-STRUCT = {"fname": tables.filename, "class": tables.whole}
+STRUCT_PARSERS = {"fname": tables.parse_relative_path, "class": tables.parse_int}
 
 
 def mat(path, rows=(("a.jpg", 3), ("b.jpg", 4)), fields=("fname", "class")):
@@ -65,7 +65,7 @@ def mat(path, rows=(("a.jpg", 3), ("b.jpg", 4)), fields=("fname", "class")):
 
 
 def read(content):
-    return list(tables.structs(content, "x.mat", "annotations", STRUCT))
+    return list(tables.structs(content, "x.mat", "annotations", STRUCT_PARSERS))
 
 
 def test_structs_of_matlab(tmp_path):
@@ -81,7 +81,7 @@ def test_structs_of_matlab(tmp_path):
         (lambda p: mat(p, [("a.jpg",)], ("fname",)), "1 of 'fname', 0 of 'class'"),
         (lambda p: mat(p, [("a.jpg", float("nan"))]), r"annotations\(1\): 'nan' is not a number"),
         (lambda p: mat(p)[:300], "cannot be read as a MATLAB file"),
-        (lambda p: mat(p)[:128], "no whole struct array"),
+        (lambda p: mat(p)[:128], "no complete struct array"),
         (lambda p: b"", "cannot be read as a MATLAB file"),
         (lambda p: b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400), "cannot be read as a MATLAB file"),
     ],
@@ -117,8 +117,8 @@ def test_nothing_in_a_matlab_file_is_unpickled(tmp_path):
 def damaged(data, content):
     content = bytearray(content)
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
     return bytes(content)
 
 

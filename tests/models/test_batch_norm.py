@@ -1,4 +1,4 @@
-"""Batch norm that is trained: its statistics are those of the whole batch, go with the run, and serve to evaluate."""
+"""Trained batch norm: statistics are those of the whole batch, are saved with the run, and are used for evaluation."""
 
 import functools
 import shutil
@@ -13,9 +13,11 @@ import safetensors.numpy
 from configs import default
 from symm_jax import errors, models
 from symm_jax.data import datasets
+from symm_jax.devices import AXIS
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.models import resnet
 from symm_jax.run import best, checkpoints
+from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state, train_step
 from symm_jax.training.train import train
@@ -51,26 +53,24 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 def test_running_statistics_evaluate_as_folded_ones(narrow):
-    weights = narrow((4, 1), (4, 2))  # a block of every kind
+    weights = narrow((4, 1), (4, 2))  # blocks with and without stride and downsampling
     apply, params = models.pretrained_features("resnet50", weights)
     variables = models.load_pretrained("resnet50", weights, train_batch_norm=True)
     kept = jax.jit(resnet.ResNet50(train_batch_norm=True).apply)
     batch = random_images(3)
     assert_close(kept(variables, batch), jax.jit(apply)(params, batch), 1e-4)
     assert_close(kept(variables, batch[1:2]), kept(variables, batch)[1:2])
-    with pytest.raises(errors.InputError, match="weights for 'googlenet', only for resnet50"):
+    with pytest.raises(errors.InputError, match="weights for 'googlenet' with train_batch_norm, only for resnet50"):
         models.load_pretrained("googlenet", weights, train_batch_norm=True)
 
 
 def one_step(devices, recipe, state):
     """The state and metrics after a step with 8 pairs, the same on all devices bit for bit."""
     pairs = random_images(8, 2)
-    pairs[4:] //= 2  # so that no device has a batch like another's
-    batch = train.Batch(pairs, np.ones((8, 2, 2), np.float32), np.arange(8, dtype=np.int32))
+    pairs[4:] //= 2  # so that the devices' batches differ
+    batch = Batch(pairs, np.ones((8, 2, 2), np.float32), np.arange(8, dtype=np.int32))
     batch = jax.tree.map(lambda x: x.reshape(devices, 8 // devices, *x.shape[1:]), batch)
-    step = jax.pmap(
-        lambda batch: train_step(state, batch, recipe), axis_name=train.AXIS, devices=jax.devices()[:devices]
-    )
+    step = jax.pmap(lambda batch: train_step(state, batch, recipe), axis_name=AXIS, devices=jax.devices()[:devices])
     result = step(batch)
     for leaf in jax.tree.leaves(result):
         np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * devices))
@@ -78,7 +78,7 @@ def one_step(devices, recipe, state):
 
 
 def first_activations(pixels, kernel):
-    """What the first batch norm is given, in float64."""
+    """The input of the first batch norm, in float64."""
     x = (pixels / 255 - np.reshape(resnet.MEAN_RGB, (1, 1, 1, 3))) / np.reshape(resnet.DEVIATION_RGB, (1, 1, 1, 3))
     x = np.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (7, 7), (1, 2))[:, ::2, ::2]
@@ -90,7 +90,7 @@ def test_a_step_takes_the_statistics_of_all_devices(narrow):
     config = use_batch_norm(default.get_config(), weights)
     config.data.image_size = SIDE
     config.losses = ({"name": "npair", "l2_normalize": True, "scale": 8.0},)
-    config.optimizer.eps = 1e-3  # or Adam makes steps of the rounding of gradients near 0
+    config.optimizer.eps = 1e-3  # with a smaller one, Adam amplifies the rounding of gradients near 0
     recipe = create_recipe(config)._replace(augment=lambda keys, images, short_side_ratio: images)
     loaded = models.load_pretrained("resnet50", weights, train_batch_norm=True)
     before = create_state(recipe, backbone=loaded)
@@ -101,7 +101,7 @@ def test_a_step_takes_the_statistics_of_all_devices(narrow):
     old, new = (stats["conv1"]["norm"] for stats in (loaded["batch_stats"], after.batch_stats["backbone"]))
     assert_close(new["mean"], 0.9 * old["mean"] + 0.1 * y.mean((0, 1, 2)))
     assert_close(new["var"], 0.9 * old["var"] + 0.1 * y.var((0, 1, 2)))
-    # Parameters alone are penalised: the norms' too, but no statistics.
+    # Only parameters are penalised, those of the norms included, not statistics.
     penalty = 0.5 * sum(np.square(w, dtype=np.float64).sum() for w in jax.tree.leaves(before.params))
     assert metrics["weight_penalty"] == pytest.approx(config.optimizer.weight_penalty * penalty, rel=1e-5)
 

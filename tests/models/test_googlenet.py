@@ -1,4 +1,4 @@
-"""GoogLeNet beyond test_models.py: its parameter tree, gradients and dtypes, and more faults of the weight file."""
+"""GoogLeNet: its parameter tree, gradients and dtypes, and faults of the weights file. See also test_models.py."""
 
 import googlenet_weights
 import jax
@@ -29,10 +29,12 @@ def test_the_file_gives_the_parameters_of_the_model(weights):
     assert loaded["inception_3a"]["3x3"]["kernel"][1, 2, 3, 4] == kernel[4, 3, 1, 2]
 
 
-def test_gradients_are_finite_and_reach_every_parameter(weights):
-    params = googlenet.load_googlenet_mat(weights)
-    images = np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), dtype=np.uint8)
-    loss = jax.jit(jax.grad(lambda params: jnp.square(googlenet.GoogLeNet().apply({"params": params}, images)).mean()))
+def test_gradients_are_finite_and_reach_every_parameter(monkeypatch):
+    googlenet_weights.narrow(monkeypatch)
+    model, images = googlenet.GoogLeNet(), np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), dtype=np.uint8)
+    params = googlenet_weights.random_params(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+    assert len(jax.tree.leaves(params)) == 2 * (3 + 2 * 6)
+    loss = jax.jit(jax.grad(lambda params: jnp.square(model.apply({"params": params}, images)).mean()))
     for gradient in jax.tree.leaves(loss(params)):
         assert np.isfinite(gradient).all()
         assert np.any(gradient)
@@ -57,7 +59,7 @@ VERSION_73 = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400)
 
 
 @pytest.mark.parametrize("content", [np.random.default_rng(0).bytes(5000), bytes(4096), VERSION_73])
-def test_bytes_that_are_no_weight_file_are_named(tmp_path, content):
+def test_a_file_that_is_not_matlab_is_named(tmp_path, content):
     path = tmp_path / "weights.mat"
     path.write_bytes(content)
     with pytest.raises(errors.InputError, match="cannot be read"):

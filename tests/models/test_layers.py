@@ -1,4 +1,4 @@
-"""The layers that are written out for the CPU, against XLA's own values and gradients."""
+"""The layers for the CPU, compared with XLA's own values and gradients."""
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ def assert_same(ours, plain, *inputs, rtol):
 @pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 1)), (2, (0, 0))])
 @pytest.mark.parametrize("side", [7, 8])
 def test_max_pool_has_the_gradient_of_xla_where_many_tie(stride, padding, side):
-    """XLA gives the gradient of a window to its first maximum, row by row; small whole numbers tie in most windows."""
+    """XLA gives the gradient of a window to its first maximum, row by row. Small integers tie in most windows."""
 
     def plain(x):
         x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))

@@ -1,4 +1,4 @@
-"""GoogLeNet against the recorded activations of the original; the weight file's faults; the small ConvNet."""
+"""GoogLeNet compared with recorded activations of the original; faults of its weights file; `models.create`."""
 
 import googlenet_weights
 import jax
@@ -8,6 +8,7 @@ import pytest
 import scipy.io
 
 from symm_jax import errors, models
+from symm_jax.app import fields
 from symm_jax.models import googlenet
 
 RECORDED = np.load("tests/data/googlenet.npz")
@@ -90,33 +91,27 @@ def test_a_file_that_is_not_the_weights_is_named(tmp_path, fault, message):
     with pytest.raises(errors.InputError, match=message) as error:
         googlenet.load_googlenet_mat(path)
     assert str(path) in str(error.value)
-    assert "--config.model.pretrained=" in str(error.value)
-
-
-def random_params(shapes):
-    """As the models start, but without compiling GoogLeNet's 116 initialisers."""
-    rng = np.random.default_rng(0)
-
-    def draw(x):
-        scale = np.sqrt(2 / np.prod(x.shape[:-1])) if len(x.shape) > 1 else 0
-        return rng.normal(scale=scale, size=x.shape).astype(x.dtype)
-
-    return jax.tree.map(draw, shapes)
+    assert "--config.model.pretrained=" in fields.describe(error.value)
 
 
 @pytest.mark.parametrize("name", ["convnet", "googlenet"])
-def test_models_take_bytes_or_floats_and_compute_in_the_asked_dtype(name):
-    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    model = models.create(name, dim=8)
-    params = random_params(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
-    run = jax.jit(lambda model, images: model.apply({"params": params}, images), static_argnums=0)
-    embedding = run(model, images)
+def test_models_take_bytes_or_floats_and_compute_in_the_asked_dtype(monkeypatch, name):
+    googlenet_weights.narrow(monkeypatch)
+    images = np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), dtype=np.uint8)
+    model, half = models.create(name, dim=8), models.create(name, dim=8, dtype="bfloat16")
+    params = googlenet_weights.random_params(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+
+    @jax.jit
+    def run(images):
+        floats = images.astype(jnp.float32)
+        return [m.apply({"params": params}, x) for m, x in ((model, images), (model, floats), (half, images))]
+
+    embedding, of_floats, of_half = run(images)
     assert embedding.shape == (2, 8)
     assert embedding.dtype == jnp.float32
-    np.testing.assert_array_equal(embedding, run(model, images.astype(np.float32)))
-    half = run(models.create(name, dim=8, dtype="bfloat16"), images)
-    assert half.dtype == jnp.bfloat16
-    np.testing.assert_allclose(half.astype(jnp.float32), embedding, atol=0.1 * np.abs(embedding).max())
+    np.testing.assert_array_equal(embedding, of_floats)
+    assert of_half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(of_half.astype(jnp.float32), embedding, atol=0.1 * np.abs(embedding).max())
 
 
 def test_unknown_models_and_options_are_named():

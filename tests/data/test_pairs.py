@@ -1,0 +1,66 @@
+"""Held-out classes and the sampling of pairs."""
+
+import jax
+import numpy as np
+import pytest
+
+from symm_jax import errors
+from symm_jax.data import pairs
+
+LABELS = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 6, 7, 1, 9])
+ALL = np.arange(len(LABELS))
+
+
+def test_pairs_are_of_distinct_classes_and_different_images():
+    table = pairs.class_table(LABELS, ALL)
+    drawn = pairs.sample_steps(jax.random.key(3), 10, 200, table, 5)
+    labels = LABELS[drawn]
+    assert (labels[..., 0] == labels[..., 1]).all()
+    assert (drawn[..., 0] != drawn[..., 1]).all()
+    assert all(len(set(row)) == 5 for row in labels[..., 0])
+    assert set(drawn.ravel()) == set(np.flatnonzero((LABELS != 0) & (LABELS != 7)))  # every image with a partner
+
+
+def test_pairs_are_a_function_of_key_and_step():
+    table, key = pairs.class_table(LABELS, ALL), jax.random.key(3)
+    steps = pairs.sample_steps(key, 0, 6, table, 5)
+    np.testing.assert_array_equal(steps[4:], pairs.sample_steps(key, 4, 2, table, 5))
+    assert not np.array_equal(steps[0], steps[1])
+    assert not np.array_equal(steps, pairs.sample_steps(jax.random.key(4), 0, 6, table, 5))
+
+
+def test_too_few_classes_are_named():
+    with pytest.raises(errors.InputError, match=r"batch_size: 8 pairs need 8 classes .* has 7. Lower it to at most 14"):
+        pairs.require_classes(pairs.class_table(LABELS, ALL), 8)
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 1])
+def test_held_out_classes_are_never_drawn(seed):
+    shuffled = np.random.default_rng(0).permutation(LABELS)
+    kept, held_out = pairs.hold_out(shuffled, 3, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), ALL)
+    validation, training = set(shuffled[held_out]), set(shuffled[kept])
+    assert len(validation) == 3 and not validation & training
+    drawn = pairs.sample_steps(jax.random.key(3), 0, 100, pairs.class_table(shuffled, kept), 4)
+    assert set(shuffled[drawn.ravel()]) == training - {0, 7}  # classes 0 and 7 have one image
+
+
+def test_held_out_classes_are_the_last_or_drawn_with_the_seed():
+    def classes(seed):
+        return set(LABELS[pairs.hold_out(LABELS, 3, seed)[1]])
+
+    assert classes(-1) == {6, 7, 8}
+    np.testing.assert_array_equal(pairs.hold_out(LABELS, 3)[1], pairs.hold_out(LABELS, 3, -1)[1])
+    drawn = [classes(seed) for seed in range(20)]
+    assert drawn == [classes(seed) for seed in range(20)]
+    assert len({tuple(sorted(c)) for c in drawn}) > 10
+    assert set.union(*drawn) == set(range(9))
+
+
+@pytest.mark.parametrize("seed", [-1, 0])
+def test_no_class_or_too_many_are_held_out(seed):
+    kept, held_out = pairs.hold_out(LABELS, 0, seed)
+    assert len(kept) == len(LABELS) and not len(held_out)
+    assert len(pairs.hold_out(LABELS, 7, seed)[0])
+    with pytest.raises(errors.InputError, match="validation_classes: 8: the training set has 9 classes"):
+        pairs.hold_out(LABELS, 8, seed)
