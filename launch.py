@@ -29,7 +29,7 @@ def main(_) -> None:
         print("interrupted; what was finished is kept", file=sys.stderr)
         code = 130
     except SystemExit as stop:
-        code = stop.code
+        code = stop.code if isinstance(stop.code, int) else 1
     except Exception:
         if not coordinator:
             raise

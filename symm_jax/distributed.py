@@ -1,7 +1,7 @@
 """Several processes as one run: joining them, agreeing, and ending together.
 
-Every process runs the same program on its own devices. Process 0 alone writes the workdir; checkpoints are the
-exception, of which each writes a share.
+Every process runs the same program on its own devices. Only process 0 writes the workdir.
+Checkpoints are the exception: each process writes a part.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ from symm_jax.errors import InputError
 
 AUTO = "auto"
 _JOIN_SECONDS = 300
-_TOGETHER = (0, 130, 143)  # exit codes that all processes end with: done, or stopped by a signal to any
-_SILENCE_SECONDS = 60  # without a sign of life a process counts as dead, and the others end
+_SHARED_EXIT_CODES = (0, 130, 143)  # all processes end with these: done, or one of them got a signal
+_HEARTBEAT_SECONDS = 60  # a process that is silent for so long counts as dead, and the others end
 
 
 def join(coordinator: str, num_processes: int | None, process_id: int | None, timeout: int = _JOIN_SECONDS) -> None:
@@ -35,14 +35,14 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None, ti
       coordinator: "HOST:PORT" of process 0, or "auto": ask SLURM, Open MPI or Kubernetes.
       num_processes: how many processes there are; None with "auto".
       process_id: which one this is, from 0; None with "auto".
-      timeout: seconds to wait for the others; then process 0, for whom JAX does the waiting, is ended by it.
+      timeout: seconds to wait for the others. For process 0 JAX waits, and ends the process afterwards.
 
     Raises:
-      InputError: it cannot be told which processes there are, or process 0 does not answer.
+      InputError: the processes are not known, or process 0 does not answer.
     """
-    options = {"initialization_timeout": timeout, "heartbeat_timeout_seconds": _SILENCE_SECONDS}
+    options: dict[str, Any] = {"initialization_timeout": timeout, "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS}
     if coordinator != AUTO:
-        # Said before, because JAX, when nobody comes, ends the process without these figures.
+        # Printed first: when no other process comes, JAX ends this one without these numbers.
         print(f"process   {process_id} of {num_processes}, meeting at {coordinator} within {timeout} s", flush=True)
         if process_id:
             _require_answer(coordinator, process_id, num_processes, timeout)
@@ -54,25 +54,25 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None, ti
         reason = f"{str(error).splitlines()[0]} (process {process_id} of {num_processes})"
         if coordinator == AUTO and isinstance(error, ValueError):
             reason = "no job of SLURM, Open MPI or Kubernetes found; give HOST:PORT, --num_processes and --process_id"
-        raise InputError(f"--coordinator={coordinator}: {reason}") from error
+        raise InputError(f"{coordinator}: {reason}", argument="coordinator") from error
     if coordinator == AUTO:
         print(f"process   {jax.process_index()} of {jax.process_count()}", flush=True)
 
 
 def disconnect() -> None:
-    """Waits for the other processes to get here too; from then on each is alone, with its own devices."""
+    """Waits for the other processes to call this too. From then on each has only its own devices."""
     jax.distributed.shutdown()
 
 
 def exit_process(code: int) -> NoReturn:
     """Ends this process with exit code `code`.
 
-    Of several, one that fails does not wait for the others, as JAX would: they are to notice at once.
+    One of several processes that fails does not wait for the others, as JAX would. So they notice it at once.
     """
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        if code not in _TOGETHER:
+        if code not in _SHARED_EXIT_CODES:
             os._exit(code)
         disconnect()
     sys.exit(code)
@@ -80,21 +80,22 @@ def exit_process(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_on_peer_failure() -> Iterator[None]:
-    """Ends this process, saying why and what to do, when JAX finds in the block that another process has gone.
+    """Ends this process, with a message, when JAX finds in the block that another process has ended.
 
-    At once, and without leaving the blocks around this one: a checkpoint that is being written waits for its parts.
+    It ends at once. It does not leave the enclosing blocks, because a checkpoint that is being written would wait for
+    the parts of the other process.
     """
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # As a ValueError comes what Gloo, which joins CPUs, meets in an array that is copied to NumPy.
-        ours = "Gloo" not in str(error) if isinstance(error, ValueError) else "RESOURCE_EXHAUSTED" in str(error)
-        if jax.process_count() == 1 or ours:
+        # Gloo connects CPUs. Its errors surface as ValueError when an array is copied to NumPy.
+        own = "Gloo" not in str(error) if isinstance(error, ValueError) else "RESOURCE_EXHAUSTED" in str(error)
+        if jax.process_count() == 1 or own:
             raise
         reason = str(error).splitlines()[0][:200]
         print(
-            f"error: process {jax.process_index()} of {jax.process_count()} has lost another, whose own last line says "
-            f"why ({reason}); start all again, and the run goes on from its newest checkpoint",
+            f"error: process {jax.process_index()} of {jax.process_count()} has lost another ({reason}). The last line "
+            "of the other process says why. Start all again: the run goes on from its newest checkpoint.",
             file=sys.stderr,
         )
         exit_process(1)
@@ -106,7 +107,7 @@ def is_main() -> bool:
 
 
 def require_agreement(facts: Mapping[str, object]) -> None:
-    """Raises InputError in every process, naming what differs, unless all have given the same {name: value}."""
+    """Compares {name: value} of all processes. Raises InputError in every process, with the differences."""
     if jax.process_count() == 1:
         return
     ours, *others = [json.loads(text) for text in _gather(json.dumps({k: repr(v) for k, v in facts.items()}))]
@@ -122,20 +123,21 @@ def require_agreement(facts: Mapping[str, object]) -> None:
 
 
 def require_shared(path: Path) -> None:
-    """Waits for all processes; raises InputError in every one unless all see `path`, which the main one has written."""
+    """Waits for all processes. Raises InputError in every process when one does not see the main process's `path`."""
     if jax.process_count() == 1:
         return
     multihost_utils.sync_global_devices("the main process has made the workdir")
     blind = [process for process, sees in enumerate(_gather(str(path.exists()))) if sees != "True"]
     if blind:
         raise InputError(
-            f"--workdir: process {', '.join(map(str, blind))} of {jax.process_count()} does not see the {path.parent} "
-            "of process 0; use a folder that all machines share"
+            f"process {', '.join(map(str, blind))} of {jax.process_count()} does not see the {path.parent} of "
+            "process 0; use a folder that all machines share",
+            argument="workdir",
         )
 
 
 def any_process(flag: bool) -> bool | jax.Array:
-    """Whether `flag` is set in any process: with several, an array on its way, to be read later with bool()."""
+    """Whether `flag` is set in any process. With several processes it is an array that bool() waits for."""
     if jax.process_count() == 1:
         return flag
     return _any()(np.full(jax.local_device_count(), flag)).addressable_shards[0].data.squeeze(0)
@@ -156,7 +158,7 @@ def _gather(text: str) -> list[str]:
     return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
 
 
-def _require_answer(coordinator: str, process_id: int, num_processes: int, timeout: int) -> None:
+def _require_answer(coordinator: str, process_id: int, num_processes: int | None, timeout: int) -> None:
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout
     while True:
@@ -166,7 +168,8 @@ def _require_answer(coordinator: str, process_id: int, num_processes: int, timeo
         except OSError as error:
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"--coordinator={coordinator}: no answer within {timeout} s ({error}); process {process_id} of "
-                    f"{num_processes} needs process 0 to run there, and its port to be open"
+                    f"{coordinator}: no answer within {timeout} s ({error}); process {process_id} of {num_processes} "
+                    "needs process 0 to run there, and its port to be open",
+                    argument="coordinator",
                 ) from error
             time.sleep(0.2)

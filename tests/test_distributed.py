@@ -115,7 +115,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     codes, said = ends(processes, tmp_path)
     assert codes == [143, 143], said
     stopped = checkpoints.steps(run)[-1]
-    assert f"stopped by SIGTERM at step {stopped}; the same command goes on" in said[0]
+    assert f"stopped by SIGTERM at step {stopped}; the same command continues" in said[0]
     processes = start(2, *long)
     wait_for_step(run, stopped + 1)
     time.sleep(0.5)  # not in the middle of saving, where the other waits for it until JAX ends it
@@ -124,7 +124,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     assert codes == [1, -signal.SIGKILL], said
     last = said[0].strip().splitlines()[-1]
     assert last.startswith("error: process 0 of 2 has lost another")
-    assert "start all again, and the run goes on from its newest checkpoint" in last
+    assert "Start all again: the run goes on from its newest checkpoint" in last
     newest = checkpoints.steps(run)[-1]
     assert newest > stopped
     assert json.loads((run / "config.json").read_text())["num_steps"] == 1000000
@@ -141,7 +141,7 @@ def test_processes_that_differ_are_all_refused(start, tmp_path):
 
 
 def test_nobody_at_the_coordinators_address():
-    with pytest.raises(errors.InputError, match=r"--coordinator=127.0.0.1:1: no answer within 0 s .* process 1 of 2"):
+    with pytest.raises(errors.InputError, match=r"coordinator: 127.0.0.1:1: no answer within 0 s .* process 1 of 2"):
         distributed.join("127.0.0.1:1", 2, 1, timeout=0)
 
 

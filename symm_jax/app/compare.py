@@ -1,4 +1,4 @@
-"""A comparison of methods: every one with every seed and protocol, then means, intervals and paired differences."""
+"""--mode=compare: runs every method with every seed and protocol; means, intervals and paired differences."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from symm_jax.training.train import train
 
 
 class Run(NamedTuple):
-    """One training run: which method, how many classes are held out, which seed, its config and its workdir."""
+    """One training run: method, number of held-out classes, seed, config and workdir."""
 
     method: str
     held_out: int
@@ -33,16 +33,16 @@ class Run(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Mean over the seeds and half the width of its 95 % interval (Student's t; NaN of one seed)."""
+    """Mean over the seeds, and half the width of its 95 % interval (Student's t; NaN for one seed)."""
 
     mean: float
-    half: float
+    half_width: float
 
 
 def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
-    """Trains and evaluates every run of a comparison, one after the other, then prints and draws the result.
+    """Trains and evaluates every run of a comparison, one after the other. Then prints and draws the result.
 
-    What is finished is not done again, and a run that was interrupted goes on where it was.
+    Finished runs are not repeated. An interrupted run continues.
 
     Args:
       comparison: `methods` (name -> config of a run), `baseline` (the one that the others are compared with, or a
@@ -51,10 +51,10 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
       workdir: holds METHOD/validationN/seedS, a workdir each, comparison.json and comparison.png.
 
     Returns:
-      What could not be measured, a sentence a checkpoint.
+      What could not be measured, one sentence per checkpoint.
 
     Raises:
-      InputError: a mistake in the comparison or in one of its configs, before any run is started.
+      InputError: a mistake in the comparison or in one of its configs, found before the first run.
     """
     runs = plan(comparison, workdir)
     fetch.fetch_missing({run.workdir: run.config for run in runs})
@@ -123,9 +123,9 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
             mean, half = interval(values)
             row = {"validation_classes": held_out, "chosen": how, "metric": metric, "method": method}
             row |= {"values": values, "mean": mean, "half": half, "difference": math.nan, "difference_half": math.nan}
-            against = methods.get(baselines.get(method), [])
+            against = methods.get(baselines.get(method, ""), [])
             if len(against) == len(values):
-                row["difference"], row["difference_half"] = interval(np.subtract(values, against))
+                row["difference"], row["difference_half"] = interval(np.subtract(values, against).tolist())
             rows.append(row)
     return rows
 
@@ -147,7 +147,7 @@ def interval(values: Sequence[float]) -> Estimate:
 
     Example:
       >>> estimate = interval([1.0, 2.0, 3.0])
-      >>> round(estimate.mean, 3), round(estimate.half, 3)
+      >>> round(estimate.mean, 3), round(estimate.half_width, 3)
       (2.0, 2.484)
     """
     n = len(values)

@@ -6,6 +6,7 @@ from symm_jax.errors import InputError
 FIELDS = {
     "batch_size": "config.batch_size",
     "cache_dir": "config.data.cache_dir",
+    "coordinator": "--coordinator",
     "dataset": "config.data.name",
     "dir": "config.data.dir",
     "image_size": "config.data.image_size",

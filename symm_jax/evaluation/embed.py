@@ -14,10 +14,10 @@ _BATCHES_AHEAD = 2  # dispatched before the loop waits: the next images are read
 
 
 def create_embed(model: nn.Module) -> Any:
-    """Jitted (variables, images (n, side, side, 3) uint8) -> embeddings (n, dim) float32; local devices share the n."""
+    """Jitted (variables, images (n, side, side, 3) uint8) -> embeddings (n, dim) float32, split over local devices."""
 
     def embed(variables, images):
-        return model.apply(variables, images).astype(jnp.float32)
+        return jnp.asarray(model.apply(variables, images), jnp.float32)
 
     replicated, split = devices.replicated_sharding(), devices.split_sharding()
     # Not checked: the check has demands on loops that a model need not meet.
@@ -28,7 +28,18 @@ def create_embed(model: nn.Module) -> Any:
 
 
 def embed_all(embed: Any, variables: Any, images: np.ndarray, batch_size: int, label: str) -> np.ndarray:
-    """Embeds all images in batches of one size, the last one filled up: (n, dim) float32, raw."""
+    """Embeds all images in batches of one size. The last batch is filled up.
+
+    Args:
+      embed: from `create_embed`.
+      variables: of the model.
+      images: (n, side, side, 3) uint8.
+      batch_size: images per device.
+      label: of the progress bar.
+
+    Returns:
+      (n, dim) float32, not normalised.
+    """
     count = len(jax.local_devices())
     variables = jax.device_put(variables, devices.replicated_sharding())
     n = len(images)

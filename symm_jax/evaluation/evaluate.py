@@ -24,22 +24,22 @@ _POLL_SECONDS = 1.0
 def evaluate(
     config: ml_collections.ConfigDict, folders: Sequence[Path], *, watch: bool = False, watch_minutes: float = 0.0
 ) -> list[str]:
-    """Measures every checkpoint of the workdirs `folders` that has not been, and prints a table of each workdir.
+    """Measures every checkpoint that has not been measured, and prints one table per workdir.
 
     Results go to eval/metrics.jsonl and TensorBoard, the best checkpoint to best/. A checkpoint that is deleted
     while it is read is skipped.
 
     Args:
-      config: of the runs; only their seeds may differ from it.
+      config: the config of the runs; their seeds may differ from it.
       folders: workdirs.
-      watch: go on until training has ended in every workdir, waiting for checkpoints, also for the first.
-      watch_minutes: but no longer than this; 0 is without limit.
+      watch: wait for checkpoints, also for the first, until training has ended in every workdir.
+      watch_minutes: with `watch`: the longest time to wait in minutes; 0 is without limit.
 
     Returns:
-      What could not be measured, a sentence a checkpoint: damaged, or its embeddings not finite.
+      What could not be measured, one sentence per checkpoint: it is damaged, or its embeddings are not finite.
 
     Raises:
-      InputError: no checkpoints, or another config's; something is wrong with the test images or with recall_ks.
+      InputError: there are no checkpoints, or those of another config; the test images or recall_ks are wrong.
     """
     protocol = create_protocol(config)
     deadline = time.monotonic() + 60 * watch_minutes if watch_minutes else float("inf")
@@ -53,7 +53,7 @@ def evaluate(
         if waiting := [str(workdir) for workdir in folders if not checkpoints.steps(workdir)]:
             print(f"waiting   for checkpoints in {', '.join(waiting)}")
         while True:
-            # Asked before the steps are listed, so that the last one is not missed.
+            # Read before the steps are listed, so that the last step is not missed.
             ended = all(workdirs.finished(workdir) is not None for workdir in folders)
             for workdir in folders:
                 with files.lock(paths.reading_lock(workdir)):  # so that training deletes no checkpoint meanwhile
@@ -75,7 +75,7 @@ def _evaluate_new(
     scorer: Callable[[], Scorer],
     faults: dict[tuple[Path, int], str],
 ) -> None:
-    """Measures the checkpoints without results; adds to `faults` what it cannot measure; keeps the best."""
+    """Measures the checkpoints without results, adds to `faults` what cannot be measured, and updates best/."""
     workdirs.check_config(workdir, protocol.config, any_seed=True)
     done = {row["step"] for row in best.results(workdir) if not set(protocol.columns) - row.keys()}
     todo = [s for s in checkpoints.steps(workdir) if s not in done and (workdir, s) not in faults]
@@ -89,8 +89,9 @@ def _evaluate_new(
                     variables = checkpoints.restore(workdir, step, **tools.shapes)
                     values, embeddings = measure(protocol, tools, variables, f"evaluate step {step}")
                     log.write(step, values)
-                    # The others' embeddings are not kept: a step that is not the best so far will not be the best.
-                    if best.select_best(best.results(workdir), protocol.main_metric)[1]["step"] == step:
+                    # Other embeddings are not kept: a step that is not the best so far will not become the best.
+                    selected = best.select_best(best.results(workdir), protocol.main_metric)
+                    if selected and selected[1]["step"] == step:
                         embeddings_of_best = {step: embeddings}
     _keep_best(protocol, workdir, scorer, faults, embeddings_of_best)
 
@@ -102,7 +103,7 @@ def _keep_best(
     faults: dict[tuple[Path, int], str],
     embeddings: dict[int, np.ndarray],
 ) -> None:
-    """Brings best/ up to date with the results, as far as their checkpoints still exist."""
+    """Updates best/ from the results whose checkpoints still exist."""
     try:
         kept = best.read(workdir)
     except InputError as error:
@@ -127,7 +128,7 @@ def _keep_best(
 
 @contextlib.contextmanager
 def _record_faults(faults: dict[tuple[Path, int], str], workdir: Path, step: int) -> Iterator[None]:
-    """Goes on after a checkpoint that is damaged, has diverged (both noted in `faults`) or has been deleted."""
+    """Goes on after a checkpoint that is damaged or has diverged (added to `faults`), or that has been deleted."""
     path = paths.checkpoint(workdir, step)
     try:
         yield
@@ -143,9 +144,9 @@ def _record_faults(faults: dict[tuple[Path, int], str], workdir: Path, step: int
 
 @contextlib.contextmanager
 def _evaluation_locks(folders: Sequence[Path]) -> Iterator[None]:
-    """Waits until no other process evaluates in these workdirs, and keeps others waiting."""
+    """Waits until no other process evaluates in these workdirs. Meanwhile others wait for this one."""
     with contextlib.ExitStack() as stack:
-        for workdir in sorted(set(folders)):  # in one order everywhere, so that no two wait for each other
+        for workdir in sorted(set(folders)):  # in the same order in every process, so that no two wait for each other
             path = paths.evaluation_lock(workdir)
             try:
                 stack.enter_context(files.lock(path, busy=f"another process evaluates in {workdir}"))

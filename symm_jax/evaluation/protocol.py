@@ -107,7 +107,7 @@ def measure(protocol: Protocol, scorer: Scorer, variables: Any, label: str) -> t
 
 
 def retrieval(embeddings: np.ndarray, arrays: Arrays, ks: Sequence[int]) -> dict[str, float]:
-    """`metrics.retrieval` of a split's embeddings (n, dim): of its queries in its gallery, where it has one."""
+    """`metrics.retrieval` of the embeddings (n, dim) of a split: of its queries in its gallery, where it has one."""
     if arrays.query is None:
         return metrics.retrieval(embeddings, arrays.labels, ks)
     queries, gallery = arrays.query, ~arrays.query

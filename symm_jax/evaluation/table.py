@@ -6,9 +6,11 @@ from symm_jax.run import best
 
 
 def table(rows: Sequence[dict], columns: Sequence[str]) -> str:
-    """A text table of shares as percentages, a row a checkpoint, and below it the checkpoints that can be reported.
+    """A text table in per cent, one row per checkpoint, and below it the checkpoints that can be reported.
 
-    The first column decides.
+    Args:
+      rows: evaluated checkpoints by step, fractions by name.
+      columns: names of the columns. The first one selects the checkpoints.
     """
     if not rows:
         return "no checkpoint has been evaluated"

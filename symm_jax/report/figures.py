@@ -4,6 +4,7 @@ import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import matplotlib.ticker
@@ -12,15 +13,15 @@ import numpy as np
 from symm_jax.report import curves, planes
 from symm_jax.run import best
 
-# Told apart by people of every colour vision (Okabe and Ito), without its yellow, which white swallows.
+# Distinct for every colour vision (Okabe and Ito). Their yellow is left out: it does not show on white.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#6f4fa0", "#cc79a7", "#56b4e9", "#7f7f7f")
-MARKERS = ("o", "s", "^", "D")  # a class's look is a colour and a shape: 32 of them
+MARKERS = ("o", "s", "^", "D")  # with the colours 32 looks
 _RIGHT, _WRONG = "#0b62a8", "#b8430b"
 _DPI = 130
 
 
 def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None:
-    """Draws each chart; `chosen` is the step of the checkpoint that the report is of."""
+    """Draws each chart. `chosen` is the step of the checkpoint that the report shows."""
     rows = max(1, -(-len(charts) // 2))
     figure = matplotlib.figure.Figure(figsize=(10, 3.2 * rows), layout="constrained")
     for i, chart in enumerate(charts):
@@ -40,7 +41,7 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
 
 
 def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Draws pairs of images side by side, a contact sheet.
+    """Draws a sheet of pairs of images.
 
     Args:
       path: the PNG to write.
@@ -65,7 +66,7 @@ def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
 def draw_neighbours(
     path: Path, images: np.ndarray, labels: np.ndarray, ahead: np.ndarray, similarity: np.ndarray
 ) -> None:
-    """Draws queries and their nearest neighbours, a row a query, right and wrong told apart.
+    """Draws queries and their nearest neighbours, one row per query. Right and wrong ones have different frames.
 
     Args:
       path: the PNG to write.
@@ -77,11 +78,11 @@ def draw_neighbours(
     count, width = labels.shape
     height = 1.5 * count + 0.15
     figure = matplotlib.figure.Figure(figsize=(1.15 * width, height))
-    # Set by hand: laying out this many axes automatically takes seconds.
+    # Automatic layout of so many axes would take seconds.
     edges = {"left": 0.005, "right": 0.995, "top": 1 - 0.25 / height, "bottom": 0.25 / height}
     grid = figure.subplots(count, width, squeeze=False, gridspec_kw={**edges, "wspace": 0.06, "hspace": 0.4})
     for i, k in np.ndindex(count, width):
-        ax = grid[i, k]
+        ax: Any = grid[i, k]
         ax.imshow(images[i, k])
         ax.set(xticks=[], yticks=[])
         right = labels[i, k] == labels[i, 0]
@@ -98,14 +99,14 @@ def draw_neighbours(
 
 
 def draw_map(path: Path, map_: planes.Map, labels: np.ndarray) -> None:
-    """Draws (n, 2) places, the class (n,) of each as one of the looks; classes beyond them share looks."""
-    classes, place = np.unique(labels, return_inverse=True)
+    """Draws (n, 2) positions. A class (n,) has a colour and a marker; many classes share them."""
+    classes, index = np.unique(labels, return_inverse=True)
     figure = matplotlib.figure.Figure(figsize=(8, 6.4), layout="constrained")
     ax = figure.add_subplot()
     looks = min(len(classes), len(COLOURS) * len(MARKERS))
     for look in range(looks):
         colour, marker = COLOURS[look % len(COLOURS)], MARKERS[look // len(COLOURS)]
-        ax.scatter(*map_.places[place % looks == look].T, s=14, color=colour, marker=marker, lw=0, alpha=0.85)
+        ax.scatter(*map_.positions[index % looks == look].T, s=14, color=colour, marker=marker, lw=0, alpha=0.85)
     shared = f", which share {looks} looks" if looks < len(classes) else ""
     ax.set(title=f"{len(labels):,} test images of {len(classes)} classes{shared} ({map_.method})", xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
@@ -122,11 +123,11 @@ def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis:
       positive: (n, dim), of the same classes.
       synthesis: (anchor, positive) -> coefficients (n, points, 2).
     """
-    places, axis = planes.synthesise(anchor, positive, synthesis)
+    positions, axis = planes.synthesise(anchor, positive, synthesis)
     figure = matplotlib.figure.Figure(figsize=(7, 5.2), layout="constrained")
     ax = figure.add_subplot()
-    for i in range(len(places)):
-        colour, real, made = COLOURS[i], places[i, :2], places[i, 2:]
+    for i in range(len(positions)):
+        colour, real, made = COLOURS[i], positions[i, :2], positions[i, 2:]
         for point, k in zip(made, axis[i], strict=True):
             ax.plot(*np.stack([real[k], point]).T, color=colour, lw=0.8, alpha=0.4, zorder=1)
         ax.scatter(*real.T, color=colour, s=70, zorder=3)
@@ -134,14 +135,14 @@ def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis:
     ax.scatter([], [], color="grey", s=70, label="real: anchor and positive")
     ax.scatter([], [], facecolor="white", edgecolor="grey", s=70, lw=1.6, label="synthetic")
     ax.legend(loc="best", frameon=False)
-    ax.set(title=f"{len(places)} classes, a colour each", xlabel="first principal component", ylabel="second")
+    ax.set(title=f"{len(positions)} classes, one colour per class", xlabel="first principal component", ylabel="second")
     ax.set_aspect("equal", adjustable="datalim")
     _plain(ax)
     figure.savefig(path, dpi=_DPI)
 
 
 def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
-    """Draws the rows of `compare.summarise` for their first metric: a dot a seed, mean and 95 % interval a method."""
+    """Draws the first metric of a comparison: one dot per seed, mean and 95 % interval per method."""
     rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
     protocols = list(dict.fromkeys(row["validation_classes"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))

@@ -1,4 +1,4 @@
-"""Which test images a page shows: all of few; of many, the hardest failures, their neighbourhood and a sample."""
+"""Which test images a page shows: all of a small set; of a large set the hardest failures, what is near, a sample."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from symm_jax.metrics import ranking
 
 NEIGHBOURS = 8  # of a query
-_SIDE, _MOST = 96, 6000  # thumbnails that `Limits` was set for; more numbers than this are too many even without them
+_SIDE, _MOST = 96, 6000  # the side of thumbnails that `Limits` is for; the most images of any side
 
 
 class Limits(NamedTuple):
@@ -27,7 +27,7 @@ LIMITS = Limits()
 
 
 def limits_for(side: int) -> Limits:
-    """The limits for thumbnails of `side` pixels: of small ones, a page of the same size holds more."""
+    """The limits for thumbnails of `side` pixels. A page of the same size holds more small ones."""
     whole = int(LIMITS.all_of * (_SIDE / side) ** 2)
     return LIMITS._replace(all_of=max(LIMITS.all_of, min(whole, _MOST)))
 
@@ -68,7 +68,7 @@ def select(
     also: Sequence[int] = (),
     seed: int = 0,
 ) -> Gallery:
-    """Chooses the images of a page.
+    """Selects the images of a page.
 
     Args:
       embeddings: (n, dim) finite floating, n >= 2.
@@ -95,7 +95,7 @@ def select(
     if whole:
         rows = np.arange(n)
     else:
-        # Queries from the sample too: failures and what is near them would make any run look bad.
+        # The sample gives queries too: with failures alone any run would look bad.
         first = np.array(list(dict.fromkeys([*starts.tolist(), *sample[: limits.fair].tolist()])))
         reached = walk(first, lambda level: near(level)[0], limits.walk)
         rows = np.unique(np.concatenate([reached, sample, np.asarray(also, int)]))
@@ -106,7 +106,7 @@ def select(
         ahead=ahead[rows],
         neighbours=neighbours,
         similarity=similarity,
-        open=np.isin(neighbours, rows).all(axis=1),
+        open=np.asarray(np.isin(neighbours, rows).all(axis=1)),
         starts=starts,
         sample=np.sort(sample),
         failed=int(np.sum(ahead[asked] > 0)),

@@ -27,9 +27,9 @@ def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """One self-contained HTML document.
 
     Args:
-      head: what stands in the page without its script: "name", "facts" (lines of text), "chosen" (text) and
-        "figures" (pairs of title and share).
-      data: what the script draws, in JSON's types; see `describe`.
+      head: what the page shows without its script: "name", "facts" (lines of text), "chosen" (text) and "figures"
+        (pairs of title and fraction).
+      data: the data that the script draws, plain JSON types; see `describe`.
     """
     figures_ = "".join(
         f"<div><dt>{html.escape(title)}</dt><dd>{100 * value:.2f} %</dd></div>" for title, value in head["figures"]
@@ -56,7 +56,7 @@ def describe(
     map_: planes.Map,
     points: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the script draws. Images are named by their places in `gallery.rows`, "row" being that in the test set.
+    """The data that the script draws. Images are numbered as in `gallery.rows`; "row" is the number in the test set.
 
     Args:
       charts: the curves.
@@ -64,7 +64,7 @@ def describe(
       gallery: the images shown.
       labels: (n,) classes of the whole test set.
       sheet: their thumbnails, see `thumbnails`.
-      map_: the places of `gallery.sample`.
+      map_: the positions of `gallery.sample`.
       points: see `describe_points`; None leaves them out.
     """
     place = {row: i for i, row in enumerate(gallery.rows.tolist())}
@@ -93,7 +93,7 @@ def describe(
         },
         "map": {
             "images": [place[row] for row in gallery.sample.tolist()],
-            "places": _short(_unit_square(map_.places), 4),
+            "places": _short(_unit_square(map_.positions), 4),
             "method": map_.method,
             "shapes": len(figures.MARKERS),
             "colours": len(figures.COLOURS),
@@ -106,7 +106,7 @@ def describe_points(points: planes.Points, gallery: Gallery, pairs: np.ndarray) 
     """The real and synthetic points of the images `pairs` (c, 2), rows of the test set that `gallery` shows."""
     return {
         "images": np.searchsorted(gallery.rows, pairs),
-        "places": _short(points.places, 4),
+        "places": _short(points.positions, 4),
         "axis": points.axis,
     }
 
@@ -145,10 +145,10 @@ def _plain(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _unit_square(places: np.ndarray) -> np.ndarray:
+def _unit_square(positions: np.ndarray) -> np.ndarray:
     """(n, 2) moved and scaled, equally in both directions, into [0, 1] x [0, 1]."""
-    low, span = places.min(0), np.ptp(places, axis=0)
-    return (places - low - span / 2) / (span.max() or 1.0) + 0.5
+    low, span = positions.min(0), np.ptp(positions, axis=0)
+    return (positions - low - span / 2) / (span.max() or 1.0) + 0.5
 
 
 def _short(x: np.ndarray, digits: int) -> list:

@@ -1,13 +1,16 @@
-"""Which checkpoint a run is judged by, how it was chosen, and the folder best/ that keeps it.
+"""Which checkpoint represents a run, how it is selected, and the folder best/ that keeps a copy of it.
 
-The paper's protocol takes the checkpoint that does best on the test classes, which measures the luck of the choice
-too. With held-out training classes (`config.data.validation_classes`) they choose, and the test classes only judge.
+The paper selects the checkpoint that is best on the test classes. This is optimistic: the measured value contains the
+luck of the selection. With held-out training classes (`validation_classes`) the checkpoint is selected on them, and
+the test classes are only measured.
 """
 
 import json
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +21,7 @@ from symm_jax.run import metric_log, paths
 VALIDATION = "validation"
 TEST = "test"
 LAST = "last"
-# How a checkpoint was chosen, in words.
+# The selection criteria in words.
 MEANINGS = {
     VALIDATION: "chosen on held-out training classes",
     TEST: "best on the test classes",
@@ -26,39 +29,43 @@ MEANINGS = {
 }
 
 
-def results(workdir: Path) -> list[dict]:
-    """The evaluated checkpoints of a run by step: the last line that eval/metrics.jsonl has of each."""
+def results(workdir: Path) -> list[dict[str, Any]]:
+    """The evaluated checkpoints of a run by step. Of several lines of a step the last one counts."""
     lines = {line["step"]: line for line in metric_log.read(paths.metrics(workdir, "eval"))}
     return [lines[step] for step in sorted(lines)]
 
 
-def select(rows: list[dict], metric: str = "recall@1") -> dict[str, dict]:
-    """The row (checkpoint) that each way of choosing takes: VALIDATION, where it was measured, TEST and LAST.
+def select(rows: Sequence[dict[str, Any]], metric: str = "recall@1") -> dict[str, dict[str, Any]]:
+    """The row (checkpoint) that each criterion selects: VALIDATION, where it was measured, TEST and LAST.
 
-    The earliest of equals; a metric that is not finite is never chosen. Empty without rows.
+    Of equal rows the earliest is selected. A value that is not finite is never selected. Without rows the result is
+    empty.
     """
     if not rows:
         return {}
 
-    def best(column):
+    def best(column: str) -> dict[str, Any] | None:
         finite = [row for row in rows if math.isfinite(row.get(column, math.nan))]
         return max(finite, key=lambda row: row[column], default=None)
 
-    chosen = {VALIDATION: best(f"{VALIDATION}/{metric}"), TEST: best(metric), LAST: rows[-1]}
-    return {how: row for how, row in chosen.items() if row is not None}
+    selected = {VALIDATION: best(f"{VALIDATION}/{metric}"), TEST: best(metric), LAST: rows[-1]}
+    return {criterion: row for criterion, row in selected.items() if row is not None}
 
 
-def select_best(rows: list[dict], metric: str = "recall@1") -> tuple[str, dict] | None:
-    """How the checkpoint in best/ is chosen, and its row: by validation where there is one, else by test."""
-    chosen = select(rows, metric)
-    return next(((how, chosen[how]) for how in (VALIDATION, TEST) if how in chosen), None)
+def select_best(rows: Sequence[dict[str, Any]], metric: str = "recall@1") -> tuple[str, dict[str, Any]] | None:
+    """The criterion for best/ and the row that it selects: validation where it was measured, else test."""
+    selected = select(rows, metric)
+    return next(((criterion, selected[criterion]) for criterion in (VALIDATION, TEST) if criterion in selected), None)
 
 
-def read(workdir: Path) -> dict | None:
-    """best/choice.json: {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning"}; None without.
+def read(workdir: Path) -> dict[str, Any] | None:
+    """The content of best/choice.json; None without the file.
+
+    Returns:
+      {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning"}.
 
     Raises:
-      InputError: it is damaged.
+      InputError: the file is damaged.
     """
     path = paths.choice(workdir)
     if not path.exists():
@@ -66,27 +73,28 @@ def read(workdir: Path) -> dict | None:
     try:
         choice = json.loads(path.read_text())
         choice["value"] = float(choice["value"])
-        choice["step"], choice["chosen_by"], choice["metric"]
+        _ = choice["step"], choice["chosen_by"], choice["metric"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); delete {path.parent} and run --mode=eval again") from error
+        raise InputError(f"{path} is damaged ({error!r}); evaluate again: --mode=eval writes it") from error
     return choice
 
 
 def forget(workdir: Path, last_step: int) -> None:
-    """Deletes best/ if it is of a step past `last_step`, which training is about to make again."""
-    best = read(workdir)
-    if best and best["step"] > last_step:
+    """Deletes best/ if it is of a step after `last_step`, which training is about to repeat."""
+    choice = read(workdir)
+    if choice and choice["step"] > last_step:
         shutil.rmtree(paths.best(workdir))
 
 
-def keep(workdir: Path, how: str, row: dict, metric: str, embeddings: np.ndarray) -> None:
-    """Copies a checkpoint's parameters to best/, with the embeddings of the test images and how it was chosen.
+def keep(workdir: Path, criterion: str, row: Mapping[str, Any], metric: str, embeddings: np.ndarray) -> None:
+    """Copies a checkpoint's parameters to best/, with the embeddings of the test images and how it was selected.
 
-    best/ is laid out like a workdir, so that it can be evaluated as one, and is replaced as a whole.
+    best/ is laid out like a workdir, so that it can be evaluated as one. It is replaced as a whole.
     """
     step = row["step"]
-    column = f"{VALIDATION}/{metric}" if how == VALIDATION else metric
-    choice = {"step": step, "chosen_by": how, "metric": column, "value": row[column], "meaning": MEANINGS[how]}
+    column = f"{VALIDATION}/{metric}" if criterion == VALIDATION else metric
+    choice = {"step": step, "chosen_by": criterion, "metric": column, "value": row[column]}
+    choice["meaning"] = MEANINGS[criterion]
     with files.new_directory(paths.best(workdir), replace=True) as folder:
         source = paths.checkpoint(workdir, step)
         shutil.copytree(source, paths.checkpoint(folder, step), ignore=shutil.ignore_patterns("opt_state"))

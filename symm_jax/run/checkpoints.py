@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,30 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names that Orbax gives to f
 
 
 class Writer:
-    """Saves asynchronously. Use as a context manager: leaving it waits for what is still being written."""
+    """Saves asynchronously. Use it as a context manager: leaving it waits for what is still being written."""
 
-    def __init__(self, workdir: Path, config: dict, *, keep: int = 0):
-        """Prepares to save in `workdir`, with `config` beside the arrays; `keep` is that of `delete_old`."""
-        self._workdir, self._keep = workdir, keep
-        self._directory = paths.checkpoints(workdir)
-        self._config = config
+    def __init__(self, workdir: Path, config: Mapping[str, Any], *, keep: int = 0):
+        """Prepares to save.
+
+        Args:
+          workdir: the run's folder.
+          config: saved with the arrays; plain JSON types.
+          keep: number of newest checkpoints to keep, see `delete_old`; 0 keeps all.
+        """
+        self._workdir, self._config, self._keep = workdir, dict(config), keep
         self._manager = ocp.CheckpointManager(
-            self._directory, options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=True)
+            paths.checkpoints(workdir),
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=True),
         )
 
     def save(self, step: int, params: Any, opt_state: Any, batch_stats: Any = None) -> None:
-        """Starts saving; returns once the arrays are off the device. Raises what an earlier save failed with.
+        """Starts to save, and returns when the arrays have left the device.
 
-        Of several processes all call this with the same numpy arrays, and each writes a share.
+        With several processes, each calls this with the same numpy arrays and writes a part of them.
+
+        Raises:
+          InputError: the folder holds this step or a later one.
+          Exception: an earlier save has failed.
         """
         trees = {"params": params, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
         items = ocp.args.Composite(
@@ -46,18 +56,18 @@ class Writer:
             config=ocp.args.JsonSave(self._config),
             digests=ocp.args.JsonSave({name: _digests(tree) for name, tree in trees.items()}),
         )
-        # Orbax answers False, and saves nothing, when the folder holds this step or a later one.
+        # Orbax returns False, and saves nothing, when the folder holds this step or a later one.
         if not self._manager.save(step, args=items, force=True):
             raise InputError(
-                f"step {step} was not saved: {self._directory} holds steps {self._manager.all_steps()}; pass another "
-                "--workdir"
+                f"step {step} was not saved: {paths.checkpoints(self._workdir)} holds the steps "
+                f"{self._manager.all_steps()}. Pass another --workdir."
             )
         self._delete_old()
 
-    def __enter__(self):
+    def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self._manager.close()
         self._delete_old()
 
@@ -66,13 +76,13 @@ class Writer:
             return
         try:
             choice = best.read(self._workdir)
-        except InputError:  # the best step is not known, so nothing is deleted; evaluation reports the damage
+        except InputError:  # the best step is not known: nothing is deleted, and evaluation reports the damage
             return
         delete_old(self._workdir, self._keep, choice["step"] if choice else None)
 
 
 def steps(workdir: Path) -> list[int]:
-    """The finished steps in rising order."""
+    """The steps of the complete checkpoints in rising order."""
     folder = paths.checkpoints(workdir)
     if not folder.is_dir():
         return []
@@ -87,13 +97,13 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
     Args:
       workdir: the run's folder.
       step: one of `steps(workdir)`.
-      **abstract: item name -> the tree of arrays or jax.ShapeDtypeStruct that it must hold.
+      **abstract: item name -> the tree of arrays or jax.ShapeDtypeStruct that the item must hold.
 
     Raises:
-      InputError: the checkpoint is damaged, or of other shapes.
-      FileNotFoundError: it has been deleted, perhaps while it was read.
+      InputError: the checkpoint is damaged, or its arrays have other shapes.
+      FileNotFoundError: the checkpoint has been deleted, perhaps while it was read.
     """
-    path = paths.checkpoint(workdir, step)
+    path = paths.checkpoint(workdir, step).resolve()  # Orbax needs an absolute path
     restored = {}
     try:
         stored = path / "digests" / "metadata"
@@ -109,7 +119,9 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
         if _is_being_deleted(path):
             raise FileNotFoundError(f"checkpoint {path} has been deleted") from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"checkpoint {path} cannot be read ({first[:300]}); delete it to go on without it") from error
+        raise InputError(
+            f"checkpoint {path} cannot be read ({first[:300]}). To go on without it, move it out of the folder."
+        ) from error
     return restored
 
 
@@ -119,24 +131,24 @@ def remove_unfinished(workdir: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def delete_old(workdir: Path, keep: int, best: int | None) -> None:
-    """Deletes all checkpoints but the newest `keep` and the step `best`. Only the training process calls this.
+def delete_old(workdir: Path, keep: int, best_step: int | None) -> None:
+    """Deletes all checkpoints but the newest `keep` and the best. Only the training process calls this.
 
-    Nothing is deleted while an evaluator still needs checkpoints that it has listed: the next call deletes them.
+    Nothing is deleted while an evaluator still needs checkpoints that it has listed. The next call deletes them.
 
     Args:
       workdir: the run's folder.
-      keep: number of newest checkpoints to keep; 0 keeps all. The newest one is what a resumed run starts from.
-      best: the step of the best checkpoint so far, or None.
+      keep: number of newest checkpoints to keep, 1 or more. A resumed run starts from the newest.
+      best_step: the step of the best checkpoint so far, or None.
     """
-    old = [step for step in steps(workdir)[:-keep] if step != best] if keep else []
+    old = [step for step in steps(workdir)[:-keep] if step != best_step]
     if not old:
         return
     try:
         with files.lock(paths.reading_lock(workdir), busy="an evaluator reads checkpoints"):
             for step in old:
                 path = paths.checkpoint(workdir, step)
-                # Renamed first: a reader finds the whole checkpoint or none.
+                # It is renamed first: a reader finds the whole checkpoint or none.
                 shutil.rmtree(path.rename(path.with_name(f"{step}{_UNFINISHED}-deleted")))
     except InputError:
         return
@@ -145,13 +157,13 @@ def delete_old(workdir: Path, keep: int, best: int | None) -> None:
 def _digests(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(x).view(np.uint8)).hexdigest()
+        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(x).view(np.uint8).data).hexdigest()
         for path, x in leaves
     }
 
 
 def _is_being_deleted(path: Path) -> bool:
-    """Whether a step is gone, or goes within a second: files of a step that is being deleted go one by one."""
+    """Whether a step is gone, or goes within a second: the files of a step are deleted one by one."""
     deadline = time.monotonic() + 1
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -159,7 +171,7 @@ def _is_being_deleted(path: Path) -> bool:
 
 
 def _single_process_options() -> ocp.options.MultiprocessingOptions:
-    """For reading: no process waits for another, which may have gone."""
+    """Options for reading: no process waits for another, which may have ended."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     own = jax.process_index()
@@ -167,7 +179,7 @@ def _single_process_options() -> ocp.options.MultiprocessingOptions:
 
 
 def _replicated(tree: Any) -> Any:
-    """The same arrays as all processes have, in the form that lets Orbax divide the writing among them."""
+    """The arrays that all processes have, in the form that lets Orbax divide the writing among them."""
     if jax.process_count() == 1:
         return tree
     replicated = jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), "all"), jax.sharding.PartitionSpec())
@@ -175,6 +187,6 @@ def _replicated(tree: Any) -> Any:
 
 
 def _on_one_device(x: Any) -> jax.ShapeDtypeStruct:
-    # Without a sharding Orbax looks for the devices that saved, which another machine does not have.
+    # Without a sharding Orbax looks for the devices that saved. Another machine does not have them.
     device = jax.local_devices()[0]
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(device))

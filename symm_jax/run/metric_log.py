@@ -1,7 +1,9 @@
-"""Metric files of a workdir: one JSON object a line, and the same figures for TensorBoard."""
+"""Metric files of a workdir: one JSON object per line, and the same values for TensorBoard."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorboardX
 
@@ -11,13 +13,17 @@ from symm_jax.run import paths
 
 
 class MetricLog:
-    """Appends metrics to WORKDIR/KIND/metrics.jsonl and WORKDIR/tensorboard/KIND.
-
-    Lines past `last_step`, if given, are dropped on opening: a resumed run writes them again, so that the file of a
-    run that was killed reads like that of one that was not.
-    """
+    """Appends metrics to WORKDIR/KIND/metrics.jsonl and WORKDIR/tensorboard/KIND."""
 
     def __init__(self, workdir: Path, kind: str, last_step: int | None = None):
+        """Opens the log.
+
+        Args:
+          workdir: the run's folder.
+          kind: "train" or "eval".
+          last_step: lines of later steps are deleted. A resumed run writes them again, so that the file of a run that
+            was killed is the file of a run that was not.
+        """
         self._path = paths.metrics(workdir, kind)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         truncate(self._path, last_step)
@@ -25,27 +31,27 @@ class MetricLog:
             str(paths.tensorboard(workdir, kind)), purge_step=None if last_step is None else last_step + 1
         )
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes one line, {"step": step, **metrics}, through to the system."""
-        # Opened for each line: training that is resumed replaces the file under an evaluation that follows it.
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one line, {"step": step, **metrics}, and flushes it."""
+        # The file is opened for each line, because a resumed training replaces it while an evaluation writes.
         with open(self._path, "a") as file:
-            file.write(json.dumps({"step": step} | metrics) + "\n")
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
-            self._board.add_scalar(name.replace("@", "_at_"), value, step)  # TensorBoard takes no "@"
+            self._board.add_scalar(name.replace("@", "_at_"), value, step)  # TensorBoard does not accept "@"
         self._board.flush()
 
-    def __enter__(self):
+    def __enter__(self) -> "MetricLog":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self._board.close()
 
 
-def read(path: Path) -> list[dict]:
-    """The lines of a metrics file; a last line that a killed process left half-written does not count.
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file. A last line that is incomplete is left out: its writer was killed.
 
     Raises:
-      InputError: another line is not one of metrics.
+      InputError: another line is damaged.
     """
     if not path.exists():
         return []
@@ -61,7 +67,7 @@ def read(path: Path) -> list[dict]:
 
 
 def truncate(path: Path, last_step: int | None) -> None:
-    """Drops lines past `last_step`, if given, and a half-written one, by replacing the file as a whole."""
+    """Deletes the lines of steps after `last_step`, if given, and an incomplete last line. Replaces the file."""
     if path.exists():
         kept = [line for line in read(path) if last_step is None or line["step"] <= last_step]
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

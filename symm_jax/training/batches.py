@@ -15,8 +15,8 @@ from symm_jax.data.arrays import Arrays
 ON_DEVICE = ("auto", "always", "never")  # values of config.data.on_device
 _MEMORY_FRACTION = 0.5  # of the free memory of a device that images may take: a step needs the rest
 _PAIR_STREAM = 0  # independent use of the run's key; step.py has the others
-_CHUNK = 128  # steps whose indices are drawn at once
-_AHEAD = 2  # batches gathered and sent before they are asked for
+_CHUNK = 128  # steps whose indices are sampled at once
+_PREFETCHED = 2  # batches that are sent before they are used
 
 
 class Batch(NamedTuple):
@@ -56,36 +56,36 @@ def generate(
 
     Args:
       arrays: the training images.
-      table: classes to draw from.
-      key: of the run.
+      table: the classes to sample from.
+      key: the run's key.
       first_step: the first step.
-      num_steps: where training ends.
-      num_pairs: pairs in a batch, of all devices together.
-      num_devices: of all processes together.
-      local: which of the devices are fed here; nothing is read for the others.
+      num_steps: the step at which training ends.
+      num_pairs: pairs in a batch of all devices.
+      num_devices: devices of all processes.
+      local: the devices of this process. Nothing is read for the others.
     """
     for start in range(first_step, num_steps, _CHUNK):
-        # On the CPU, so as not to wait in line behind the steps that an accelerator has been given.
+        # On the CPU: an accelerator would first finish the steps that it has been given.
         with jax.default_device(_cpu()):
-            drawn = pairs.sample_steps(pair_key(key), start, min(_CHUNK, num_steps - start), table, num_pairs)
-        for index in drawn:
+            sampled = pairs.sample_steps(pair_key(key), start, min(_CHUNK, num_steps - start), table, num_pairs)
+        for index in sampled:
             index = index.reshape(num_devices, -1, 2)[local]
             yield Batch(arrays.images[index], arrays.short_side_ratio[index], arrays.labels[index[..., 0]])
 
 
 def pair_key(key: jax.Array) -> jax.Array:
-    """The key of `pairs.sample`, from that of the run."""
+    """The key for `pairs.sample`, derived from the run's key."""
     return jax.random.fold_in(key, _PAIR_STREAM)
 
 
 def local_devices() -> slice:
-    """Which of all devices are this process's, for `generate`."""
+    """The positions of this process's devices among all devices."""
     first = jax.process_index() * jax.local_device_count()
     return slice(first, first + jax.local_device_count())
 
 
 def prefetch(stream: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches on the local devices, gathered and sent by a thread before they are asked for."""
+    """The same batches on the local devices. A thread gathers and sends them before they are used."""
     split, stream = devices.split_sharding(), iter(stream)
 
     def fetch() -> Batch | None:
@@ -93,16 +93,16 @@ def prefetch(stream: Iterable[Batch]) -> Iterator[Batch]:
         return None if batch is None else jax.device_put(batch, split)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = collections.deque(pool.submit(fetch) for _ in range(_AHEAD))
+        waiting = collections.deque(pool.submit(fetch) for _ in range(_PREFETCHED))
         while (batch := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(fetch))
             yield batch
 
 
 def fits_in_device_memory(arrays: Arrays) -> bool:
-    """Whether the images fit beside a training step into the memory of every local device.
+    """Whether images and a training step fit into the memory of every local device.
 
-    False on a CPU, whose memory the memory map is in already.
+    False on a CPU: the memory map is in its memory already.
     """
     free = []
     for device in jax.local_devices():
@@ -112,7 +112,7 @@ def fits_in_device_memory(arrays: Arrays) -> bool:
 
 
 def replicate(tree: Any) -> Any:
-    """A copy on every local device, as a leading axis, as pmap takes it."""
+    """A copy on every local device along a new leading axis, as pmap takes it."""
     split, copies = devices.split_sharding(), jax.local_device_count()
 
     def put(x):
@@ -122,7 +122,7 @@ def replicate(tree: Any) -> Any:
 
 
 def step_chunks(first_step: int, num_steps: int, *every: int) -> Iterator[tuple[int, int]]:
-    """Steps first_step .. num_steps in pieces (start, end) that end at each multiple of the numbers `every`.
+    """Steps first_step .. num_steps in chunks (start, end) that end at each multiple of the numbers `every`.
 
     Example:
       >>> list(step_chunks(3, 12, 5, 6))
@@ -135,7 +135,7 @@ def step_chunks(first_step: int, num_steps: int, *every: int) -> Iterator[tuple[
         start = end
 
 
-def _cpu() -> jax.Device | None:
+def _cpu() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out

@@ -1,4 +1,4 @@
-"""The loop around the training step: it keeps the devices supplied, logs, saves, and ends as it is told to."""
+"""The loop around the training step: it dispatches work, logs, saves, and stops at a signal."""
 
 import collections
 import contextlib
@@ -25,8 +25,8 @@ class Dispatch(NamedTuple):
     run: Callable[[Any], tuple[Any, dict[str, jax.Array]]]
 
 
-class _Sent(NamedTuple):
-    """What was dispatched and may not be done yet. `state` is a copy to save, or None."""
+class _Pending(NamedTuple):
+    """Work that was dispatched and may not be done yet. `state` is a copy to save, or None."""
 
     step: int
     metrics: dict[str, jax.Array]
@@ -45,23 +45,23 @@ def run(
 ) -> None:
     """Trains to plan.num_steps.
 
-    Nothing is read back from the devices before `ahead` more pieces of work have been given to them, so they do not
-    wait for logging or saving.
+    Results are read from the devices only when `ahead` more chunks of work have been dispatched. So the devices do
+    not wait for logging or saving.
 
     Args:
-      plan: of the run.
-      state: to start from, a copy a device; it is used up.
+      plan: the run.
+      state: the state to start from, one copy per device; its memory is reused.
       first_step: the step of `state`.
       work: what to do.
-      ahead: pieces dispatched before the results of one are waited for.
-      writer: of checkpoints.
-      log: of metrics; None in a process that does not write.
+      ahead: chunks that are dispatched before the loop waits for the results of one.
+      writer: writer of checkpoints.
+      log: log of metrics; None in a process that does not write.
 
     Raises:
-      FloatingPointError: the loss or a gradient is no longer finite; the last checkpoint is from before.
-      SystemExit: SIGTERM (143) or Ctrl-C (130) came, to any process; the state has been saved.
+      FloatingPointError: the loss or a gradient is not finite. The last checkpoint is from before.
+      SystemExit: SIGTERM (143) or Ctrl-C (130) came to any process. The state has been saved.
     """
-    sent: collections.deque[_Sent] = collections.deque()
+    pending: collections.deque[_Pending] = collections.deque()
     last_log, last_time, step, saved, stopped = first_step, time.monotonic(), first_step, first_step, False
     bar = tqdm.tqdm(
         total=plan.num_steps,
@@ -72,8 +72,8 @@ def run(
         disable=not distributed.is_main(),
     )
 
-    def settle(point: _Sent) -> bool:
-        """Waits for a piece of work, logs and saves; returns whether a process has been told to stop."""
+    def settle(point: _Pending) -> bool:
+        """Waits for a chunk of work, logs and saves. Returns whether a process has been told to stop."""
         nonlocal last_log, last_time, saved
         jax.block_until_ready(point.metrics)
         bar.update(point.step - bar.n)
@@ -96,27 +96,28 @@ def run(
             saved = point.step
         return bool(point.stop)
 
+    metrics: dict[str, jax.Array] = {}
     with bar, _stop_signals() as signals:
-        for piece in work:
-            state, metrics = piece.run(state)
-            step = piece.end
+        for chunk in work:
+            state, metrics = chunk.run(state)
+            step = chunk.end
             saving = step % plan.checkpoint_every == 0 or step == plan.num_steps
-            copy = unreplicate(state) if saving else None  # for the next piece takes the state's memory
-            sent.append(_Sent(step, metrics, copy, distributed.any_process(bool(signals))))
-            if len(sent) > ahead:
-                stopped = settle(sent.popleft())
-            # Processes stop together, at what has come back; one alone need not wait for that.
+            copy = unreplicate(state) if saving else None  # because the next chunk reuses the state's memory
+            pending.append(_Pending(step, metrics, copy, distributed.any_process(bool(signals))))
+            if len(pending) > ahead:
+                stopped = settle(pending.popleft())
+            # Several processes stop together, when all know of the signal. One process need not wait.
             stopped |= bool(signals) and jax.process_count() == 1
             if stopped:
                 break
-        while sent:
-            stopped |= settle(sent.popleft())
+        while pending:
+            stopped |= settle(pending.popleft())
         if stopped:
             if saved < step:
-                settle(_Sent(step, metrics, unreplicate(state), True))
-            number = signals[0] if signals else signal.SIGTERM  # another process's
+                settle(_Pending(step, metrics, unreplicate(state), True))
+            number = signals[0] if signals else signal.SIGTERM  # the signal came to another process
             if distributed.is_main():
-                bar.write(f"stopped by {number.name} at step {step}; the same command goes on from there")
+                bar.write(f"stopped by {number.name} at step {step}; the same command continues from there")
             sys.exit(128 + number)
 
 
@@ -130,13 +131,13 @@ def _require_finite(values: dict[str, float], step: int, seed: int) -> None:
     if bad:
         raise FloatingPointError(
             f"training diverged by step {step} (seed {seed}): {', '.join(bad)}; nothing was saved since the last "
-            "checkpoint. Try a lower --config.optimizer.learning_rate"
+            "checkpoint. A lower learning rate may help, in a new workdir"
         )
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Yields a list that SIGTERM or Ctrl-C adds itself to; a second one acts at once."""
+    """Yields a list to which SIGTERM and Ctrl-C are added. A second signal acts at once."""
     received: list[signal.Signals] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():

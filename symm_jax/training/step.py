@@ -21,18 +21,27 @@ _AUGMENT_STREAM, _INIT_STREAM = 1, 2  # independent uses of the run's key; `batc
 
 
 class State(NamedTuple):
-    """What a step changes: the number of updates made so far, the parameters, the optimiser's state, the statistics."""
+    """The state of training.
+
+    step: number of updates made so far.
+    params: parameters of the network.
+    opt_state: state of the optimiser.
+    batch_stats: running statistics of batch norms that are trained; {} for a network without.
+    """
 
     step: jax.Array
     params: Any
     opt_state: Any
-    batch_stats: Any  # running statistics of batch norms that are trained; {} for a model without
+    batch_stats: Any
 
 
 def create_state(recipe: Recipe, *, backbone: Any = None, restore_from: Path | None = None) -> State:
-    """The state to start from: the newest checkpoint in the workdir `restore_from`, else random weights.
+    """The state to start from.
 
-    `backbone`, if given, are variables of the backbone, as `models.load_pretrained` reads them, to start with.
+    Args:
+      recipe: the parts of the run.
+      backbone: pretrained variables of the backbone, as `models.load_pretrained` reads them; None for random ones.
+      restore_from: a workdir, whose newest checkpoint is read; None for a new state.
     """
     init = functools.partial(models.init_variables, recipe.model, recipe.image_size)
     key = jax.random.fold_in(recipe.key, _INIT_STREAM)
@@ -51,9 +60,16 @@ def create_state(recipe: Recipe, *, backbone: Any = None, restore_from: Path | N
 
 
 def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: jax.Array | int) -> jax.Array:
-    """The augmented images (n, 2, side, side, 3) float32 of a batch whose first image is the `first` of all devices'.
+    """Augments a batch. The result does not depend on the number of devices.
 
-    Augmentation is keyed by step and place in the global batch: it does not depend on the number of devices.
+    Args:
+      recipe: the parts of the run.
+      batch: the pairs of one device.
+      step: the step. The key of an image follows from the step and its position in the batch of all devices.
+      first: position of the batch's first image in the batch of all devices.
+
+    Returns:
+      (n, 2, side, side, 3) float32.
     """
     n = len(batch.labels)
     step_key = jax.random.fold_in(jax.random.fold_in(recipe.key, _AUGMENT_STREAM), step)
@@ -64,7 +80,7 @@ def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: ja
 
 
 def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[str, jax.Array]]:
-    """One update on this device's share of the batch; runs under a mapped axis AXIS.
+    """One update on this device's part of the batch. It runs under the mapped axis AXIS.
 
     Every device ends with the same state.
     """
@@ -82,13 +98,14 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
         metrics = {"loss": loss, "weight_penalty": penalty} | metrics
         return loss + penalty, (metrics, changed.get("batch_stats", {}))
 
-    # The loss is the mean over this device's rows against all devices' columns; all_gather's transpose returns
-    # the columns' gradients to their devices, so the mean over AXIS is the whole batch's gradient.
+    # The loss is the mean over the rows of this device, compared with the columns of all devices. The transpose of
+    # all_gather returns the gradients of the columns to their devices. So the mean over AXIS (that of `pmap` below) is
+    # the gradient of the whole batch.
     (_, (metrics, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
     metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    # In float64 Flax hands back wider statistics than it was given.
+    # In float64 Flax returns wider statistics than it was given.
     batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, batch_stats), metrics
 

@@ -90,7 +90,7 @@ def test_held_out_classes_choose_the_checkpoint(quick, tmp_path, capsys):
     assert "chosen on held-out training classes" in printed and "optimistic" in printed
 
 
-def test_damaged_and_diverged_checkpoints_are_named_and_passed_over(quick, tmp_path, capsys):
+def test_damaged_and_diverged_checkpoints_are_named_and_skipped(quick, tmp_path, capsys):
     workdir = write_run(quick, tmp_path / "run", 1, 2, 3, 4, change=diverged)
     shutil.rmtree(workdir / "checkpoints/3/params")
     faults = evaluate(quick, [workdir])
@@ -98,7 +98,7 @@ def test_damaged_and_diverged_checkpoints_are_named_and_passed_over(quick, tmp_p
     assert "checkpoints/2: 9 of 9 embeddings hold NaN" in faults[0]
     assert "checkpoints/3 cannot be read" in faults[1]
     assert [row["step"] for row in best.results(workdir)] == [1, 4]
-    assert capsys.readouterr().err.count("passed over") == 2
+    assert capsys.readouterr().err.count("skipped: ") == 2
 
 
 def test_a_checkpoint_that_is_deleted_meanwhile_is_no_error(quick, tmp_path, monkeypatch, capsys):
@@ -144,7 +144,7 @@ def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
         evaluate(quick, [tmp_path / "nothing"])
     workdir = write_run(quick, tmp_path / "run", 1)
     quick.recall_ks = (1, 9)
-    with pytest.raises(errors.InputError, match=r"config.recall_ks = \(1, 9\): a test image has 8 others"):
+    with pytest.raises(errors.InputError, match=r"recall_ks: \(1, 9\): a test image has 8 others"):
         evaluate(quick, [workdir])
     photographs.cars_original(tmp_path / "one", classes=(1, 2, 3, 100))
     quick.data.dir, quick.recall_ks = str(tmp_path / "one"), (1,)
@@ -160,7 +160,7 @@ def test_images_alone_in_their_class_are_reported(quick, tmp_path, capsys, cars)
     workdir = write_run(quick, tmp_path / "run", 1)
     quick.recall_ks = (1,)
     evaluate(quick, [workdir])
-    assert "7 images of 3 classes; 1 alone in their class are no queries" in capsys.readouterr().out
+    assert "7 images of 3 classes; 1 alone in their class are not used as queries" in capsys.readouterr().out
 
 
 def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
@@ -176,7 +176,7 @@ def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["no embeddings", "no choice", "half a choice"])
-def test_a_damaged_best_is_made_anew(quick, tmp_path, damage, capsys):
+def test_a_damaged_best_is_selected_again(quick, tmp_path, damage, capsys):
     workdir = write_run(quick, tmp_path / "run", 1)
     evaluate(quick, [workdir])
     before = best.read(workdir)
@@ -188,7 +188,7 @@ def test_a_damaged_best_is_made_anew(quick, tmp_path, damage, capsys):
     evaluate(quick, [workdir])
     assert best.read(workdir) == before
     np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
-    assert ("chosen anew" in capsys.readouterr().err) == (damage != "no embeddings")
+    assert ("selected again" in capsys.readouterr().err) == (damage != "no embeddings")
 
 
 def test_watching_in_vain_is_a_fault(quick, tmp_path):

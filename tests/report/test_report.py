@@ -203,11 +203,11 @@ def test_report_of_little(run, capsys):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("best/choice.json", None, "choice.json is missing.*run --mode=eval first"),
-        ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*run --mode=eval again"),
-        ("best/embeddings.npy", None, "embeddings.npy is missing; run --mode=eval first"),
-        ("best/embeddings.npy", b"", "embeddings.npy is damaged.*run --mode=eval again"),
-        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*again"),
+        ("best/choice.json", None, "choice.json is missing.*--mode=eval"),
+        ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*--mode=eval"),
+        ("best/embeddings.npy", None, "embeddings.npy is missing.*--mode=eval"),
+        ("best/embeddings.npy", b"", "embeddings.npy is damaged.*--mode=eval"),
+        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*--mode=eval"),
         ("best/embeddings.npy", np.full((120, 8), np.nan), "NaN"),
         ("eval/metrics.jsonl", None, "metrics.jsonl has no line of step 600.*run --mode=eval again"),
     ],

@@ -1,0 +1,6 @@
+from typing import Any
+
+from absl import flags
+
+def DEFINE_config_file(name: str, *, help_string: str, lock_config: bool) -> flags.FlagHolder[Any]: ...
+def get_config_filename(flag: Any) -> str: ...
