@@ -96,7 +96,7 @@ def write_module_pages(app):
     for info in pkgutil.walk_packages(symm_jax.__path__, "symm_jax."):
         inner = info.name.removeprefix("symm_jax.")
         wing, *rest = inner.split(".")
-        exported = _exported(info.name) if rest and wing in _WITH_A_PAGE else set()
+        exported = _exported(info.name) if rest and wing in _WITH_A_PAGE else _imported(info.name)
         if inner not in _WITH_A_PAGE and exported is not None:
             pages.setdefault(wing if rest or info.ispkg else "ground", []).append((info.name, exported))
     folder = HERE / "api" / "modules"
@@ -118,6 +118,12 @@ def write_module_pages(app):
         "# Modules\n\nThe modules that a program seldom calls itself, written for those who change them. Their names "
         f"may change from version to version.\n\n```{{toctree}}\n{listed}\n```\n",
     )
+
+
+def _imported(name):
+    """The names that a package exports from its modules, which document them."""
+    module = importlib.import_module(name)
+    return {n for n in getattr(module, "__all__", ()) if getattr(getattr(module, n), "__module__", name) != name}
 
 
 def _exported(name):
