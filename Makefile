@@ -37,4 +37,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist docs/_build docs/api/modules
+	rm -rf .venv build dist docs/_build docs/api/modules .pytest_cache

@@ -6,18 +6,19 @@ wrong shape raises jaxtyping.TypeCheckError before the function runs. Tests of o
 therefore use the fixture `without_shape_checks`.
 """
 
-import atexit
+import json
 import os
-import shutil
-import tempfile
 import threading
+from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+import launcher
+
+# Most of the time of the tests is compilation. All tests, and the programs that they start, share one cache of compiled
+# programs, and the next run of the tests uses it too. `make clean` deletes it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").resolve()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {launcher.xla_flags(devices=8)}"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# All tests of a run and the programs that they start share one cache, because many compile the same programs.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="symm_jax-compiled-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import jaxtyping
@@ -82,6 +83,28 @@ def tiny(cars, tmp_path):
     config.losses = ({"name": "npair", "synthesis": "symmetric", "l2_normalize": True, "scale": 8.0},)
     config.optimizer.learning_rate = 1e-2
     return config
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """A launcher.Launcher that runs."""
+    with launcher.Launcher() as running:
+        yield running
+
+
+@pytest.fixture
+def config_flag(tmp_path):
+    """A function (config) -> the flag that makes launch.py use it."""
+
+    def write(config):
+        from symm_jax.run import config_json, paths
+
+        folder = tmp_path / "config"
+        folder.mkdir(exist_ok=True)
+        paths.config(folder).write_text(json.dumps(config_json.to_dict(config)))
+        return f"--config=symm_jax/app/saved_config.py:{folder}"
+
+    return write
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -19,43 +17,22 @@ from symm_jax.run import workdir as workdirs
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state
 
-CONFIG = """
-from configs import car_symm_npair
-def get_config():
-    config = car_symm_npair.get_config()
-    config.data.dir, config.data.cache_dir = {cars!r}, {cache!r}
-    config.data.image_size = 16
-    config.batch_size, config.num_steps, config.checkpoint_every, config.log_every = 8, 6, 3, 1
-    config.recall_ks = (1, 2)
-    config.model.name, config.model.pretrained, config.model.dim = "convnet", "", 8
-    config.model.options = type(config)({{"widths": (8, 8)}})
-    config.losses = ({{"name": "npair", "synthesis": "symmetric", "l2_normalize": True, "scale": 8.0}},)
-    return config
-"""
-
 
 @pytest.fixture
-def start(cars, tmp_path):
+def start(tiny, config_flag, tmp_path, launch):
     """A function (number of processes, flags, devices each) -> the processes, killed at the end of the test."""
-    (tmp_path / "config.py").write_text(CONFIG.format(cars=str(cars), cache=str(tmp_path / "cache")))
+    tiny.recall_ks, tiny.optimizer.learning_rate = (1, 2), 1e-4
+    command = [config_flag(tiny), f"--workdir={tmp_path / 'run'}"]
     everyone = []
 
     def go(count, *flags, devices=1, own=lambda process: ()):
         with contextlib.closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         for process in range(count):
             several = [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={process}"]
-            command = [
-                sys.executable,
-                "launch.py",
-                f"--config={tmp_path / 'config.py'}",
-                f"--workdir={tmp_path / 'run'}",
-            ]
-            command += [*flags, *own(process), *(several if count > 1 else [])]
-            with open(tmp_path / f"log{process}", "w") as out:
-                everyone.append(subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT))
+            flags_of_process = [*flags, *own(process), *(several if count > 1 else [])]
+            everyone.append(launch.start(*command, *flags_of_process, devices=devices, optimised=True))
         return everyone[-count:]
 
     yield go
@@ -63,10 +40,9 @@ def start(cars, tmp_path):
         process.kill()
 
 
-def ends(processes, tmp_path, timeout=150):
+def ends(processes, timeout=150):
     """Exit codes and what the processes printed."""
-    codes = [process.wait(timeout) for process in processes]
-    return codes, [(tmp_path / f"log{i}").read_text() for i in range(len(processes))]
+    return [process.wait(timeout) for process in processes], [process.output() for process in processes]
 
 
 def params(tiny_config, workdir, step):
@@ -75,13 +51,13 @@ def params(tiny_config, workdir, step):
 
 
 def test_four_processes_then_two_are_one(start, tiny, tmp_path):
-    codes, said = ends(start(4, "--mode=train", "--config.num_steps=3"), tmp_path)
+    codes, said = ends(start(4, "--mode=train", "--config.num_steps=3"))
     assert codes == [0] * 4, said
     assert "devices   4 x cpu in 4 processes" in said[0]
     assert "devices" not in said[1]  # one process speaks
     shares = {p.name for p in (tmp_path / "run/checkpoints/3/params").glob("ocdbt.process_*")}
     assert shares == {f"ocdbt.process_{process}" for process in range(4)}
-    codes, said = ends(start(2), tmp_path)
+    codes, said = ends(start(2))
     assert codes == [0, 0], said
     assert "resumed from step 3" in said[0]
     assert "recall@1" in said[0]
@@ -89,7 +65,7 @@ def test_four_processes_then_two_are_one(start, tiny, tmp_path):
     assert workdirs.finished(tmp_path / "run") == 6
     assert [row["step"] for row in metric_log.read(paths.metrics(tmp_path / "run", "train"))] == [1, 2, 3, 4, 5, 6]
     (tmp_path / "run").rename(tmp_path / "several")
-    codes, said = ends(start(1, devices=2), tmp_path)
+    codes, said = ends(start(1, devices=2))
     assert codes == [0], said
     alone, several = (params(tiny, tmp_path / name, 6) for name in ("run", "several"))
     # Adam turns the rounding of gradients near 0 into a part of its step of 1e-4.
@@ -112,7 +88,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     processes = start(2, *long)
     wait_for_step(run, 200)
     processes[1].send_signal(signal.SIGTERM)
-    codes, said = ends(processes, tmp_path)
+    codes, said = ends(processes)
     assert codes == [143, 143], said
     stopped = checkpoints.steps(run)[-1]
     assert f"stopped by SIGTERM at step {stopped}; the same command continues" in said[0]
@@ -120,7 +96,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     wait_for_step(run, stopped + 1)
     time.sleep(0.5)  # not in the middle of saving, where the other waits for it until JAX ends it
     processes[1].kill()
-    codes, said = ends(processes, tmp_path, timeout=90)
+    codes, said = ends(processes, timeout=90)
     assert codes == [1, -signal.SIGKILL], said
     last = said[0].strip().splitlines()[-1]
     assert last.startswith("error: process 0 of 2 has lost another")
@@ -132,7 +108,7 @@ def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
 
 def test_processes_that_differ_are_all_refused(start, tmp_path):
     processes = start(2, "--mode=train", own=lambda process: (f"--config.seed={process}",))
-    codes, said = ends(processes, tmp_path)
+    codes, said = ends(processes)
     assert codes == [2, 2], said
     for text in said:
         assert "do not agree" in text

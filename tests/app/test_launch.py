@@ -26,15 +26,9 @@ CONFIGS = sorted(p.stem for p in Path("configs").glob("*.py"))
 COMPARISONS = sorted(p.stem for p in Path("configs/compare").glob("*.py"))
 
 
-@pytest.fixture(scope="module")
-def launch():
-    with launcher.Launcher() as launch:
-        yield launch
-
-
 def launch_as_a_user_does(*arguments):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "launch.py", *arguments]
+    environment = os.environ | {"XLA_FLAGS": launcher.xla_flags(devices=2)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -129,7 +123,7 @@ def test_the_main_job_and_its_modes(cars, tmp_path, launch):
         (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be an integer above 0"),
         (
             ["--config=configs/inshop_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
-            "config.data.dir: /absent does not exist; it should hold",
+            "config.data.dir: /absent does not exist. It should hold",
         ),
         (
             ["--config=configs/cub_npair.py", "--mode=prepare", "--config.data.mirrors=('x',)"],

@@ -1,11 +1,8 @@
 """Evaluation: every checkpoint once, honestly, whatever happens to the files meanwhile."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -95,7 +92,7 @@ def test_damaged_and_diverged_checkpoints_are_named_and_skipped(quick, tmp_path,
     shutil.rmtree(workdir / "checkpoints/3/params")
     faults = evaluate(quick, [workdir])
     assert len(faults) == 2
-    assert "checkpoints/2: 9 of 9 embeddings hold NaN" in faults[0]
+    assert "checkpoints/2: 9 of 9 embeddings contain NaN" in faults[0]
     assert "checkpoints/3 cannot be read" in faults[1]
     assert [row["step"] for row in best.results(workdir)] == [1, 4]
     assert capsys.readouterr().err.count("skipped: ") == 2
@@ -144,11 +141,13 @@ def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
         evaluate(quick, [tmp_path / "nothing"])
     workdir = write_run(quick, tmp_path / "run", 1)
     quick.recall_ks = (1, 9)
-    with pytest.raises(errors.InputError, match=r"recall_ks: \(1, 9\): a test image has 8 others"):
+    with pytest.raises(
+        errors.InputError, match=r"recall_ks: \(1, 9\): a test image can be compared with only 8 others"
+    ):
         evaluate(quick, [workdir])
     photographs.cars_original(tmp_path / "one", classes=(1, 2, 3, 100))
     quick.data.dir, quick.recall_ks = str(tmp_path / "one"), (1,)
-    with pytest.raises(errors.InputError, match="3 images of 1 classes; evaluation needs two classes"):
+    with pytest.raises(errors.InputError, match="3 images of 1 classes, and evaluation needs two classes"):
         evaluate(quick, [workdir])
 
 
@@ -210,40 +209,29 @@ def test_watching_ends_with_training_or_with_its_time(quick, tmp_path):
     assert [row["step"] for row in best.results(workdir)] == [1, 2, 3]
 
 
-def launch(*arguments):
-    command = [sys.executable, "launch.py", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": ""}, **streams)
-
-
-def test_an_evaluator_follows_a_run_from_the_command_line(cars, tmp_path):
-    flags = {"data.name": "cars196", "data.dir": cars, "data.cache_dir": tmp_path / "cache", "data.image_size": 16}
-    flags |= {"batch_size": 4, "checkpoint_every": 2, "num_steps": 6, "log_every": 1}
-    command = ["--config=configs/glyphs_npair.py", f"--workdir={tmp_path / 'run'}"]
-    command += [f"--config.{field}={value}" for field, value in flags.items()]
+def test_an_evaluator_follows_a_run_from_the_command_line(quick, config_flag, tmp_path, launch):
+    quick.num_steps, quick.checkpoint_every = 6, 2
+    command = [config_flag(quick), f"--workdir={tmp_path / 'run'}"]
     run = tmp_path / "run"
-    with launch(*command, "--mode=eval", "--watch") as watcher:
-        assert "waiting   for checkpoints" in watcher.stdout.readline()
-        with launch(*command, "--mode=train") as training:
-            output = training.communicate(timeout=240)[0]
-            assert training.returncode == 0, output
-        output = watcher.communicate(timeout=120)[0]
-        assert watcher.returncode == 0, output
+    watcher = launch.start(*command, "--mode=eval", "--watch")
+    training = launch.start(*command, "--mode=train")
+    assert training.wait(240) == 0, training.output()
+    assert watcher.wait(120) == 0, watcher.output()
+    assert watcher.output().startswith("waiting   for checkpoints")
     assert [row["step"] for row in best.results(run)] == [2, 4, 6]
 
     (run / "finished").unlink()
     shutil.rmtree(run / "checkpoints/4/params")
     paths.metrics(run, "eval").unlink()
-    with launch(*command, "--mode=eval", "--watch") as watcher:
-        deadline = time.monotonic() + 120
-        while len(best.results(run)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        watcher.send_signal(signal.SIGINT)
-        output = watcher.communicate(timeout=60)[0]
-    assert watcher.returncode == 130, output
-    assert "interrupted" in output and "Traceback" not in output
+    watcher = launch.start(*command, "--mode=eval", "--watch")
+    deadline = time.monotonic() + 120
+    while len(best.results(run)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(60) == 130, watcher.output()
+    assert "interrupted" in watcher.output() and "Traceback" not in watcher.output()
 
-    with launch(*command, "--mode=eval") as again:
-        output = again.communicate(timeout=120)[0]
-    assert again.returncode == 1, output
-    assert "error: could not be measured:\n  checkpoint" in output and "checkpoints/4 cannot be read" in output
+    again = launch(*command, "--mode=eval", devices=1)
+    assert again.returncode == 1, again.stderr
+    assert "error: could not be measured:\n  checkpoint" in again.stderr
+    assert "checkpoints/4 cannot be read" in again.stderr

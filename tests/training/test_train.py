@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -49,13 +47,14 @@ def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_images_on_the_device_make_the_same_run(tiny, tmp_path, one_device):
+def test_images_on_the_device_make_the_same_run(tiny, config_flag, tmp_path, launch):
     fed, resident = tmp_path / "fed", tmp_path / "resident"
     tiny.num_steps, tiny.log_every, tiny.checkpoint_every = 5, 2, 3
     tiny.optimizer.eps = 1e-3  # or Adam makes steps of the rounding of gradients near 0
-    train(tiny, fed)
-    tiny.data.on_device = "always"
-    train(tiny, resident)
+    for workdir, where in ((fed, "never"), (resident, "always")):
+        command = [config_flag(tiny), f"--workdir={workdir}", f"--config.data.on_device={where}", "--mode=train"]
+        training = launch.start(*command, optimised=True)
+        assert training.wait(240) == 0, training.output()
     assert checkpoints.steps(resident) == [3, 5]
     lines = [metric_log.read(paths.metrics(w, "train")) for w in (fed, resident)]
     assert [line["step"] for line in lines[1]] == [2, 4, 5]  # the last step is always logged
@@ -116,7 +115,9 @@ def test_a_corrupt_test_photograph_is_found_before_training(tiny, tmp_path, cars
 
 def test_what_evaluation_would_refuse_is_refused_before_training(tiny, tmp_path):
     tiny.recall_ks = (1, 9)
-    with pytest.raises(errors.InputError, match=r"recall_ks: \(1, 9\): a test image has 8 others"):
+    with pytest.raises(
+        errors.InputError, match=r"recall_ks: \(1, 9\): a test image can be compared with only 8 others"
+    ):
         train(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -155,22 +156,17 @@ def test_points_are_drawn(tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_sigterm_saves_and_the_run_goes_on(cars, tmp_path):
-    flags = {"data.name": "cars196", "data.dir": cars, "data.cache_dir": tmp_path / "cache", "data.image_size": 16}
-    flags |= {"batch_size": 4, "checkpoint_every": 10**6, "num_steps": 10**6, "log_every": 1}
-    command = [sys.executable, "launch.py", "--config=configs/glyphs_npair.py", f"--workdir={tmp_path / 'run'}"]
-    command += ["--mode=train", *(f"--config.{field}={value}" for field, value in flags.items())]
-    environment = os.environ | {"XLA_FLAGS": ""}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_sigterm_saves_and_the_run_goes_on(tiny, config_flag, tmp_path, launch):
+    tiny.checkpoint_every = tiny.num_steps = 10**6
+    training = launch.start(config_flag(tiny), f"--workdir={tmp_path / 'run'}", "--mode=train")
     path, deadline = paths.metrics(tmp_path / "run", "train"), time.monotonic() + 240
-    while len(metric_log.read(path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(metric_log.read(path)) < 2 and training.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 143, output
+    training.send_signal(signal.SIGTERM)
+    assert training.wait(60) == 143, training.output()
     (step,) = checkpoints.steps(tmp_path / "run")
     assert step == metric_log.read(path)[-1]["step"]
-    assert f"stopped by SIGTERM at step {step}" in output
+    assert f"stopped by SIGTERM at step {step}" in training.output()
     assert workdirs.finished(tmp_path / "run") is None
 
 
