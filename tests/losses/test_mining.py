@@ -49,15 +49,19 @@ def test_hardest_and_its_gradient_are_those_of_built_points(rule, n):
     rng = np.random.default_rng(n)
     rows, columns = rng.normal(size=(2, n, 5)).astype(np.float32), rng.normal(size=(2, 4, 5)).astype(np.float32)
     weight = rng.normal(size=(n, 4)).astype(np.float32)
-    value, winner = jax.jit(mined, static_argnums=2)(rows, columns, rule)
-    expected, number = built(rows, columns, rule)
+
+    def with_gradient(function):
+        def weighted(rows, columns):
+            values, winners = function(rows, columns, rule)
+            return jnp.sum(weight * values), (values, winners)
+
+        return jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(rows, columns)
+
+    gradients, (value, winner) = with_gradient(mined)
+    expected_gradients, (expected, number) = with_gradient(built)
     np.testing.assert_allclose(value, expected, atol=2e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(winner, np.array([16 * k + l for k, l in rule.candidates])[number])
-
-    def gradient(function):
-        return jax.jit(jax.grad(lambda r, c: jnp.sum(weight * function(r, c, rule)[0]), argnums=(0, 1)))
-
-    for ours, theirs in zip(gradient(mined)(rows, columns), gradient(built)(rows, columns), strict=True):
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
