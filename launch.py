@@ -11,8 +11,11 @@ from symm_jax.errors import InputError
 
 def main(_) -> None:
     # Imported after the flags have been checked: a typing error is answered at once.
-    from symm_jax import distributed
-    from symm_jax.app import modes
+    try:
+        from symm_jax import distributed
+        from symm_jax.app import modes
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     code, faults, coordinator = 1, [], flags.COORDINATOR.value
     try:

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128  # images, two per pair; each pair is of another class
     config.num_steps = 10_000  # updates; the original's README stops here, before its schedule ends
     config.checkpoint_every = 100  # updates; the last update is always saved
-    config.keep_checkpoints = 0  # number of newest checkpoints to keep, with the best; 0 keeps all, as the original
+    config.keep_checkpoints = 0  # newest checkpoints to keep, with the best that is known; 0 keeps all
     config.log_every = 20  # updates between lines of train/metrics.jsonl
     config.eval_batch_size = 128  # images per device and batch in evaluation
     config.recall_ks = (1, 2, 4, 8)

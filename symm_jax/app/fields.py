@@ -25,8 +25,9 @@ _ADVICE = {
     "dir": "Another folder: --config.data.dir=FOLDER.",
     "cache_dir": "Another folder: --config.data.cache_dir=FOLDER.",
     "losses": "A loss or synthesis of your own needs the config file that registers it: --config=FILE.",
-    "mirrors": "Other URLs: --config.data.mirrors=\"('URL',)\".",
-    "model_mirrors": "Other URLs: --config.model.mirrors=\"('URL',)\".",
+    "mirrors": "Files that you have: --config.data.dir=FOLDER. Other URLs: --config.data.mirrors=\"('URL',)\".",
+    "model_mirrors": "A file that you have: --config.model.pretrained=FILE. To train from scratch: "
+    "--config.model.pretrained=. Other URLs: --config.model.mirrors=\"('URL',)\".",
     "options": '--config.model.options="{\'NAME\': VALUE}" replaces all options, and "{}" sets the defaults.',
     "pretrained": "To train from scratch: --config.model.pretrained=",
     "validation_classes": "Fewer: --config.data.validation_classes=N.",

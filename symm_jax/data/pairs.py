@@ -60,7 +60,7 @@ def require_classes(table: ClassTable, num_pairs: int) -> None:
     if num_pairs > len(table.count):
         raise InputError(
             f"{num_pairs} pairs need {num_pairs} classes with two images, and the training set has "
-            f"{len(table.count)}. Lower it to at most {2 * len(table.count)}, or hold out fewer classes.",
+            f"{len(table.count)}. Lower it to at most {2 * len(table.count)}.",
             argument="batch_size",
         )
 

@@ -35,16 +35,35 @@ def read(workdir: Path) -> ml_collections.ConfigDict:
     Raises:
       InputError: there is no config.json, or it is damaged.
     """
+    stored = read_dict(workdir)
+    try:
+        config = ml_collections.ConfigDict(unflatten_dict(LEGACY_DEFAULTS, sep="."))
+        config.update(_to_tuples(stored))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(workdir, error) from error
+    return config
+
+
+def read_dict(workdir: Path) -> dict[str, Any]:
+    """The content of config.json. Raises as `read`."""
     path = paths.config(workdir)
     if not path.is_file():
         raise InputError(f"{workdir} holds no config.json; name the config of the run", argument="workdir")
     try:
         stored = json.loads(path.read_text())
-        config = ml_collections.ConfigDict(unflatten_dict(LEGACY_DEFAULTS, sep="."))
-        config.update(_to_tuples(stored))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); name the config of the run", argument="workdir") from error
-    return config
+    except ValueError as error:
+        raise _damaged(workdir, error) from error
+    if not isinstance(stored, dict) or "seed" not in stored:
+        raise _damaged(workdir, "it is not a config")
+    return stored
+
+
+def _damaged(workdir: Path, reason: object) -> InputError:
+    return InputError(
+        f"{paths.config(workdir)} is damaged ({reason}). Every checkpoint holds the config too: copy "
+        f"{paths.checkpoints(workdir)}/STEP/config/metadata to {paths.config(workdir)}.",
+        argument="workdir",
+    )
 
 
 def _to_plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from symm_jax import distributed, files
 from symm_jax.errors import InputError
 from symm_jax.run import checkpoints, paths
-from symm_jax.run.config_json import LEGACY_DEFAULTS
+from symm_jax.run.config_json import LEGACY_DEFAULTS, read_dict
 
 # A run may be continued with other values of these fields: they do not change what is computed.
 _CHANGEABLE_ON_RESUME = (
@@ -90,10 +90,9 @@ def check_config(workdir: Path, config: Mapping[str, Any], *, any_seed: bool = F
     """
     if not checkpoints.steps(workdir):
         return
-    path = paths.config(workdir)
-    if not path.exists():
+    if not paths.config(workdir).exists():
         raise InputError(f"{workdir} holds checkpoints but no config.json; use another folder", argument="workdir")
-    theirs = json.loads(path.read_text())
+    theirs = read_dict(workdir)
     ours = {**config, "seed": theirs["seed"]} if any_seed else config
     if different := differences(ours, theirs):
         raise InputError(

@@ -147,7 +147,8 @@ def _print_summary(
 ) -> None:
     count = sum(w.size for w in jax.tree.leaves(state.params))
     device = jax.local_devices()[0]
-    start = f"resumed from step {first_step}" if first_step else plan.pretrained.path or "from scratch"
+    weights = f"weights: {plan.pretrained.path}" if plan.pretrained.path else "from scratch"
+    start = f"resumed from step {first_step}" if first_step else weights
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(f"workdir   {workdir}")
     print(f"devices   {jax.device_count()} x {device.device_kind}{processes}")
