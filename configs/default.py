@@ -30,6 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.on_device = "auto"
     config.data.crop = True  # crop to the annotated bounding box, if there is one
     config.data.split_seed = 0  # for folder: which half of the classes is for testing
+    # Whether one picture may be in several classes, or in training and in test. False stops with a list of them.
+    config.data.accept_duplicates = False
     config.data.validation_classes = 0  # number of classes held out of training; 0 is the paper's protocol
     config.data.validation_seed = -1  # which ones: -1 for the last ones, else drawn with this seed
     config.data.image_size = 227  # side in pixels of what the network sees

@@ -4,6 +4,7 @@ from symm_jax.errors import InputError
 
 # Argument of a function below -> field or flag.
 FIELDS = {
+    "accept_duplicates": "config.data.accept_duplicates",
     "batch_size": "config.batch_size",
     "cache_dir": "config.data.cache_dir",
     "coordinator": "--coordinator",
@@ -22,6 +23,7 @@ FIELDS = {
 }
 # Argument -> what the user can do, beyond what the fact says.
 _ADVICE = {
+    "accept_duplicates": "To use the pictures as they are: --config.data.accept_duplicates=True.",
     "dir": "Another folder: --config.data.dir=FOLDER.",
     "cache_dir": "Another folder: --config.data.cache_dir=FOLDER.",
     "losses": "A loss or synthesis of your own needs the config file that registers it: --config=FILE.",

@@ -2,16 +2,18 @@
 
 An archive may be damaged or malicious, so the list of its members is checked before any member is used. An archive is
 rejected when a member would be stored outside the archive's folder, when a member is a link or a device, or when the
-archive expands far beyond its packed size. The error names the archive and the member.
+archive expands far beyond its packed size. Only the place where a member would be stored counts, and not the characters
+of its name. The error names the archive and the member.
 """
 
 import contextlib
 import gzip
+import posixpath
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any, NamedTuple, cast
 
 from symm_jax.errors import InputError
@@ -21,6 +23,8 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_EXPANSION, EXPANSION_ALLOWED = 4, 2**28
 MAX_MEMBERS = 1_000_000
 MAX_READ = 2**28  # bytes of one member, and bytes that one header can make the reader fetch
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_DEFLATE64 = 9  # Windows uses it for zips of more than 2 GB
 _UNPACK = "Download it again. If you trust it, unpack it yourself and move it out of the data folder."
 
 
@@ -42,14 +46,19 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def stem(name: str) -> str:
+    """The name of an archive without its ending."""
+    return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+
+
 def members(path: Path) -> dict[str, Member]:
     """The regular files in an archive by path, in the order in which they are stored.
 
     Raises:
       InputError: the archive is damaged, truncated or malicious. The message names it and the member.
     """
-    limit = MAX_EXPANSION * path.stat().st_size + EXPANSION_ALLOWED
     with _archive_errors(path):
+        limit = MAX_EXPANSION * path.stat().st_size + EXPANSION_ALLOWED
         found: dict[str, Member] = {}
         total = 0
         for count, (member, is_folder) in enumerate(_list(path, limit), 1):
@@ -126,17 +135,25 @@ def _list_zip(path: Path) -> Iterator[tuple[Member, bool]]:
                 raise InputError(f"{path} is rejected: member {info.filename!r} is a link or a device. {_UNPACK}")
             if info.flag_bits & 1:
                 raise InputError(
-                    f"{path}: member {info.filename!r} is encrypted. Unpack the archive yourself and move it out "
-                    "of the data folder."
+                    f"{path}: member {info.filename!r} is encrypted. Unpack the archive with its password into the "
+                    "data folder."
+                )
+            if info.compress_type not in _ZIP_METHODS and not info.is_dir():
+                method = "Deflate64" if info.compress_type == _DEFLATE64 else f"method {info.compress_type}"
+                raise InputError(
+                    f"{path}: member {info.filename!r} is compressed by {method}, which Python does not read. Unpack "
+                    "the archive with 7z or unzip into the data folder."
                 )
             yield Member(info.filename, info.file_size), info.is_dir()
 
 
 def _relative_path(path: Path, name: str, is_folder: bool) -> str:
-    parts = PurePosixPath(name).parts
-    if not (parts or is_folder) or name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+    """The place of a member below the archive's folder. Backslashes are separators, as for unzip."""
+    inside = posixpath.normpath(name.replace("\\", "/"))
+    absolute = inside.startswith("/") or PureWindowsPath(name).is_absolute()
+    if absolute or inside.split("/")[0] == ".." or "\0" in name or (inside == "." and not is_folder):
         raise InputError(f"{path} is rejected: member {name!r} is outside the archive's folder. {_UNPACK}")
-    return "/".join(parts)
+    return inside
 
 
 def _read_zip(archive: zipfile.ZipFile, member: Member) -> bytes:
@@ -159,12 +176,16 @@ def _stream(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _archive_errors(path: Path) -> Iterator[None]:
-    """Turns every error of tarfile, zipfile, gzip and zlib into an InputError that names the archive."""
+    """Turns every error of tarfile, zipfile, gzip and zlib into an InputError that names the archive and the remedy."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's, not the archive's
+            raise InputError(f"{path} cannot be read ({error.strerror}). Make it readable, or restore it.") from error
+        if "multiple disks" in str(error):
+            raise InputError(f"{path} is one part of several. Unpack them together, for example with 7z.") from error
         raise InputError(f"{path} cannot be read as an archive ({error}). Download it again.") from error
 
 

@@ -14,10 +14,12 @@ import tensorflow_datasets as tfds
 
 from symm_jax import errors
 from symm_jax.data import archives
-from symm_jax.data.tree import Tree
+from symm_jax.data.tree import Tree, as_text
 from symm_jax.errors import InputError
 
 _OTHER_ARCHIVES = (".rar", ".7z", ".xz", ".bz2", ".gz")
+_MAX_MISSING = 0.5  # largest fraction of the annotated photographs of a split that may be missing
+_MAX_NAMED = 5  # files that a message names
 
 
 class Example(NamedTuple):
@@ -90,19 +92,18 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
     def scan(self, tree: Tree) -> Found:
         """Reads and checks the annotations: labels, boxes, photographs, and that the splits share no class.
 
-        Warns of annotated photographs that are missing. Assign the result to `found` before records are written.
-        Otherwise this method is called again then.
+        Warns of annotated photographs that are missing, and of files that cannot be read and are not needed. Assign the
+        result to `found` before records are written. Otherwise this method is called again then.
 
         Raises:
-          InputError: annotations are missing, damaged or contradictory, or a split has no photographs.
+          InputError: annotations are missing, damaged or contradictory, or most photographs of a split are missing.
         """
         try:
             with tree.opened() as open_file:
                 splits = self.read(tree, open_file)
         except InputError as error:
-            if str(tree.root) in error.fact:
-                raise
-            raise InputError(f"{tree.root}: {error.fact}", argument=error.argument) from error
+            place = "" if str(tree.root) in error.fact else f"{tree.root}: "
+            raise InputError(f"{place}{error.fact}{_describe(tree.faults)}", argument=error.argument) from error
         self._check(tree, [e for examples in splits.values() for e in examples])
         seen: dict[int, str] = {}
         for split, examples in splits.items():
@@ -112,7 +113,10 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                         f"{tree.root}: class {label + 1} is in {seen[label]} and in {split}. Restore the published "
                         "annotations."
                     )
-        return Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
+        found = Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
+        for fault in tree.faults.values():
+            errors.warn(f"{fault.fact} The data set is complete without it")
+        return found
 
     def _check(self, tree: Tree, examples: list[Example]) -> None:
         restore = "Restore the published annotations."
@@ -135,11 +139,13 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             )
         paths = tree.locate([e.name for e in examples])
         missing = [e.name for e, path in zip(examples, paths, strict=True) if path is None]
-        if len(missing) == len(examples):
+        if len(missing) > _MAX_MISSING * len(examples) or (missing and tree.faults):
+            lacks = f"lacks {len(missing):,}" if len(missing) < len(examples) else "has none"
             raise InputError(
-                f"{tree.root} has none of the {len(missing):,} photographs of {self.name}'s {split} split, such as "
-                f"{missing[0]}. Put them there, unpacked or not. The folder should hold "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}.",
+                f"{tree.root} {lacks} of the {len(examples):,} photographs of {self.name}'s {split} split, such as "
+                f"{', '.join(missing[:_MAX_NAMED])}. Put them there, unpacked or not. The folder should hold "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}. To use a part of the data set, remove the missing photographs "
+                f"from the annotations.{_describe(tree.faults)}",
                 argument="dir",
             )
         if missing:
@@ -172,10 +178,11 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         with tree.opened() as open_file:
             for i in tree.in_reading_order(paths):
                 e = found[paths[i]]
-                features = {"image": open_file(paths[i]), "label": e.label, "filename": e.name}
+                name = as_text(e.name)
+                features = {"image": open_file(paths[i]), "label": e.label, "filename": name}
                 features |= {"box": e.box} if self.BOXES else {}
                 features |= {"query": e.query} if self.QUERIES else {}
-                yield e.name, features
+                yield name, features
 
 
 def require_file(tree: Tree, name: str, builder: PhotographBuilder) -> str:
@@ -196,3 +203,9 @@ def absence_error(tree: Tree, builder: PhotographBuilder | type[PhotographBuilde
         f"or pass the folder that has them.{unpack}",
         argument="dir",
     )
+
+
+def _describe(faults: Mapping[Path, InputError]) -> str:
+    """The files and folders that cannot be read, as the end of a message about missing files."""
+    named = [f"\n  {fault.fact}" for fault in [*faults.values()][:_MAX_NAMED]]
+    return f"\nThis cannot be read, and may hold what is missing:{''.join(named)}" if faults else ""

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
-from symm_jax.data import archives, arrays, download, glyphs, pairs, sources
+from symm_jax.data import archives, arrays, download, duplicates, glyphs, pairs, sources
 from symm_jax.data.builder import Counts, PhotographBuilder, absence_error
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
-from symm_jax.data.folder import Folder
+from symm_jax.data.folder import RARE_SUFFIXES, Folder
 from symm_jax.data.inshop import Inshop
 from symm_jax.data.records import Records
 from symm_jax.data.sop import Sop
@@ -46,6 +46,7 @@ class Source(NamedTuple):
     validation_classes: number of training classes held out for validation.
     validation_seed: seed that draws the validation classes; -1 takes the last classes.
     mirrors: URLs to download the data set from, instead of the known ones.
+    accept_duplicates: whether one picture may be in several classes, or in training and in test.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source(NamedTuple):
     validation_classes: int = 0
     validation_seed: int = -1
     mirrors: Sequence[str] = ()
+    accept_duplicates: bool = False
 
     @classmethod
     def from_section(cls, section: Any) -> "Source":
@@ -74,12 +76,13 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
       side: side of the stored square images in pixels.
 
     Raises:
-      InputError: the data set is unknown, or its files are missing or damaged.
+      InputError: the data set is unknown, its files are missing or damaged, or a picture is in several classes.
     """
     opened = _open(source)
     builder = opened.create()
     if not builder.data_path.exists():
         builder = _build(source, opened)
+    _check_duplicates(source, opened, builder)
     is_validation = split == "validation"
     records = Records(builder, "train" if is_validation else split)
     if not len(records):
@@ -175,7 +178,10 @@ def _open(source: Source) -> _Opened:
             )
         folder = _folder(source.dir)
         options = {"split_seed": source.split_seed} if kind is Folder else {}
-        key = hashlib.sha256(f"{digest(folder, skip=cache)} {options}".encode()).hexdigest()
+        # Records of before lack the pictures with these endings.
+        rare = kind is Folder and any(p.name.lower().endswith(RARE_SUFFIXES) for p in files_below(folder, cache))
+        key = f"{digest(folder, skip=cache)} {options}{' rare endings' if rare else ''}"
+        key = hashlib.sha256(key.encode()).hexdigest()
     root = cache / f"{source.name}-{key[:_DIGEST_LENGTH]}"
     return _Opened(functools.partial(kind, data_dir=root, **options), root, folder)
 
@@ -211,11 +217,28 @@ def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
     return builder
 
 
+def _check_duplicates(source: Source, opened: _Opened, builder: tfds.core.DatasetBuilder) -> None:
+    """Warns of duplicates. Raises InputError when a picture is in several classes and `source` does not accept it.
+
+    The protocols of benchmarks are fixed, so duplicates in them are accepted.
+    """
+    if opened.folder is None or not isinstance(builder, PhotographBuilder):
+        return
+    path = opened.root / "duplicates.json"
+    with contextlib.nullcontext() if path.exists() else files.lock(opened.root / ".lock"):
+        found = duplicates.load(path, {split: Records(builder, split) for split in ("train", "test")})
+    duplicates.judge(found, opened.folder, path, accept=source.accept_duplicates or bool(builder.PROTOCOL))
+
+
 def _verify_published_files(folder: Path) -> None:
     """Warns of files that have the name of a published file and other content."""
     for path in files_below(folder):
         known = sources.published(path.name)
-        if known and (reason := download.verify(path, known)):
+        try:
+            reason = download.verify(path, known) if known else ""
+        except OSError as error:  # it is not needed: what is needed has been read
+            reason = f"it cannot be read ({error.strerror})"
+        if reason:
             errors.warn(
                 f"{path} is not the published file of that name: {reason}. Results may not be comparable with "
                 "published ones"

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from symm_jax import matfile
 from symm_jax.errors import InputError
 
 _MAX_FIELD = 1000  # characters
+_SPACE = " \t\f\v"  # between fields. Other white space, as in the names of macOS's screenshots, is a part of a name
 
 
 def parse_int(text: str) -> int:
@@ -34,12 +36,7 @@ def parse_float(text: str) -> float:
 
 def parse_relative_path(text: str) -> str:
     """A relative path that stays below its folder. Raises ValueError otherwise."""
-    if (
-        not text.isprintable()
-        or "\\" in text
-        or text.startswith("/")
-        or not {"", ".", ".."}.isdisjoint(text.split("/"))
-    ):
+    if "\\" in text or "\0" in text or text.startswith("/") or not {"", ".", ".."}.isdisjoint(text.split("/")):
         raise ValueError(f"{text!r} is not a relative file path")
     return text
 
@@ -69,17 +66,18 @@ def rows(
       InputError: a line has another number of fields, or a field cannot be parsed.
     """
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = re.split("\r\n|\r|\n", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file ({error}). Download it again.") from error
     for number, line in enumerate(lines[header:], header + 1):
-        if not line.strip():
+        fields = line.strip(_SPACE)
+        if not fields:
             continue
         try:
-            cells = next(csv.reader([line], strict=True)) if separator == "," else line.split()
+            cells = next(csv.reader([fields], strict=True)) if separator == "," else re.split(f"[{_SPACE}]+", fields)
             if len(cells) != len(parsers) or max(map(len, cells)) > _MAX_FIELD:
                 raise ValueError(f"{len(cells)} fields instead of {len(parsers)}: {line[:80]!r}")
-            values = tuple(parse(cell.strip()) for parse, cell in zip(parsers, cells, strict=True))
+            values = tuple(parse(cell.strip(_SPACE)) for parse, cell in zip(parsers, cells, strict=True))
         except (ValueError, csv.Error) as error:
             raise InputError(f"{path}, line {number}: {error}. Download the file again.") from error
         yield values

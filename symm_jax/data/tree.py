@@ -4,15 +4,25 @@ import collections
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from symm_jax import errors
 from symm_jax.data import archives
 from symm_jax.errors import InputError
 
-# Files that browsers, downloads and operating systems leave in folders.
-_NOT_DATA = ("__MACOSX", "Thumbs.db", "desktop.ini")
+# Files and folders that file servers, operating systems and other programs add by themselves, in lower case. Names that
+# begin with "." are left out too: .DS_Store, ._NAME, .thumbnails, .AppleDouble, .Trash-1000, .ipynb_checkpoints, ...
+_NOT_DATA = frozenset(
+    {
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@transcode", "#recycle", "#snapshot"),  # Synology, QNAP
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),  # Windows
+        *("$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
+        *("lost+found", "__pycache__"),
+    }
+)
 _UNFINISHED = (".partial", ".partial.json", ".wrong", ".crdownload", ".part")
 
 
@@ -26,28 +36,45 @@ class Entry(NamedTuple):
 class Tree:
     """Files by their path below a folder. A member of an archive has the path that it would have when unpacked there.
 
-    A plain file takes precedence over a member with the same path.
+    A plain file takes precedence over a member with the same path. An archive NAME.zip whose members are for the most
+    part plain files below NAME/ was unpacked to that folder, and its members have the paths that they have there.
 
     Attributes:
       root: the folder, or a single archive.
       entries: {path: Entry}.
+      faults: {archive, folder or link that cannot be read: its error}. What it holds is not in `entries`.
     """
 
     def __init__(self, root: Path, *, skip: Path | None = None):
-        """Lists `root` and its archives, without the folder `skip`. Raises InputError for a damaged archive."""
+        """Lists `root` and its archives, without the folder `skip`."""
         self.root = root
         self.entries: dict[str, Entry] = {}
-        plain = {}
-        for path in files_below(root, skip):
-            inside = path.relative_to(root).as_posix() if path != root else path.name
-            if archives.is_archive(path.name):
-                folder = PurePosixPath(inside).parent
-                for name, member in archives.members(path).items():
-                    if _is_data(PurePosixPath(name).parts):
-                        self.entries[(folder / name).as_posix()] = Entry(path, member)
-            else:
-                plain[inside] = Entry(path)
+        files, self.faults = _list(root, skip)
+        inside = {path: path.relative_to(root).as_posix() if path != root else path.name for path in files}
+        plain = {name: Entry(path) for path, name in inside.items() if not archives.is_archive(name)}
+        for path, name in inside.items():
+            if archives.is_archive(name):
+                self._add_members(path, name, plain)
         self.entries |= plain
+
+    def _add_members(self, archive: Path, inside: str, plain: Mapping[str, Entry]) -> None:
+        try:
+            members = archives.members(archive)
+        except InputError as error:
+            self.faults[archive] = error
+            return
+        members = {name: member for name, member in members.items() if _is_data(name.split("/"))}
+        folder = inside[: -len(archive.name)]  # "" or "FOLDER/"
+        unpacked = f"{archives.stem(inside)}/"
+        if 2 * sum(unpacked + name in plain for name in members) > len(members):
+            folder = unpacked
+        known = sum(folder + name in plain for name in members)
+        if 0 < known < len(members):
+            errors.warn(
+                f"{archive} is unpacked already: {known:,} of its {len(members):,} files are in the data folder, and "
+                "the others are read from the archive. To leave those out, move the archive out of the data folder"
+            )
+        self.entries |= {folder + name: Entry(archive, member) for name, member in members.items()}
 
     def find(self, name: str) -> str | None:
         """The path of the file called `name` that is nearest to the root, or None."""
@@ -55,16 +82,21 @@ class Tree:
         return min(found, key=lambda path: (path.count("/"), path), default=None)
 
     def locate(self, names: Sequence[str]) -> list[str | None]:
-        """The path of each relative name, all below one folder of the tree; None for a file that is missing."""
-        by_file_name = collections.defaultdict(list)
+        """The path of each relative name; None for a file that is missing.
+
+        Names with the same first folder are all below one folder of the tree: the one that has most of them, and of
+        several such the one nearest to the root.
+        """
+        wanted = set(names)
+        bases: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for path in self.entries:
-            by_file_name[path.rsplit("/", 1)[-1]].append(path)
-        for name in names:
-            paths = [p for p in by_file_name[name.rsplit("/", 1)[-1]] if p == name or p.endswith(f"/{name}")]
-            if paths:
-                base = min(paths, key=lambda path: (path.count("/"), path))[: -len(name)]
-                return [base + n if base + n in self.entries else None for n in names]
-        return [None] * len(names)
+            starts = [0, *(i + 1 for i, character in enumerate(path) if character == "/")]
+            for start in starts:
+                if path[start:] in wanted:
+                    bases[_top(path[start:])][path[:start]] += 1
+        best = {top: min(found, key=lambda b: (-found[b], b.count("/"), b)) for top, found in bases.items()}
+        paths = [best.get(_top(name), "") + name for name in names]
+        return [path if path in self.entries else None for path in paths]
 
     def in_reading_order(self, paths: Sequence[str]) -> list[int]:
         """Indices that sort `paths` so that every archive is read from front to back."""
@@ -108,12 +140,41 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
     file, it is the only one. If it does not exist, there are none.
 
     Raises:
-      InputError: a folder cannot be read, or the target of a link does not exist.
+      InputError: there is no file that can be read, and something that cannot.
     """
+    files, faults = _list(root, skip)
+    if faults and not files:
+        raise next(iter(faults.values()))
+    return files
+
+
+def digest(root: Path, skip: Path | None = None) -> str:
+    """A digest of the path, size and time of each file. No file is read."""
+    sha = hashlib.sha256()
+    for path in files_below(root, skip):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        line = f"{path.relative_to(root).as_posix()} {status.st_size} {status.st_mtime_ns}\n"
+        sha.update(line.encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()
+
+
+def as_text(path: str) -> str:
+    """A path as text that UTF-8 can encode: a byte that is not UTF-8 becomes \\xNN, and a backslash is doubled."""
+    doubled = path.replace("\\", "\\\\")
+    return doubled.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _list(root: Path, skip: Path | None) -> tuple[list[Path], dict[Path, InputError]]:
+    """The files of `files_below`, and the error for each folder or link that cannot be read."""
+    found: list[Path] = []
+    faults: dict[Path, InputError] = {}
     if not root.is_dir():
-        return [root] if root.is_file() else []
+        return [root] if root.is_file() else [], faults
     seen = {os.path.realpath(skip)} if skip is not None else set()
-    found, folders = [], [root]
+    folders = [root]
     while folders:
         folder = folders.pop()
         if os.path.realpath(folder) in seen:
@@ -122,31 +183,34 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
         try:
             with os.scandir(folder) as entries:
                 listed = [entry for entry in entries if _is_data((entry.name,))]
-            for entry in listed:
-                if entry.is_dir():
-                    folders.append(Path(entry.path))
-                elif entry.is_file():
-                    found.append(Path(entry.path))
-                elif entry.is_symlink():
-                    raise InputError(
-                        f"{entry.path} is a link to a file that does not exist. Restore the file, or remove the link."
-                    )
         except OSError as error:
-            raise InputError(
-                f"{folder} cannot be read ({error.strerror}). Make it readable.", argument="dir"
-            ) from error
-    return sorted(found)
+            faults[folder] = _unreadable(folder, error)
+            continue
+        for entry in listed:
+            path = Path(entry.path)
+            try:
+                if entry.is_dir():
+                    folders.append(path)
+                elif entry.is_file():
+                    found.append(path)
+                elif entry.is_symlink():
+                    faults[path] = InputError(
+                        f"{path} is a link to a file that does not exist. Restore the file, or remove the link."
+                    )
+            except OSError as error:
+                faults[path] = _unreadable(path, error)
+    return sorted(found), dict(sorted(faults.items()))
 
 
-def digest(root: Path, skip: Path | None = None) -> str:
-    """A digest of the path, size and time of each file. No file is read."""
-    sha = hashlib.sha256()
-    for path in files_below(root, skip):
-        status = path.stat()
-        sha.update(f"{path.relative_to(root).as_posix()} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return sha.hexdigest()
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror}). Make it readable.", argument="dir")
+
+
+def _top(name: str) -> str:
+    """The first folder of a relative path, or ""."""
+    return name.split("/", 1)[0] if "/" in name else ""
 
 
 def _is_data(parts: Sequence[str]) -> bool:
-    stray = any(part.startswith(".") or part in _NOT_DATA for part in parts)
+    stray = any(part.startswith(".") or part.lower() in _NOT_DATA for part in parts)
     return not stray and not parts[-1].endswith(_UNFINISHED)

@@ -19,6 +19,7 @@ LEGACY_DEFAULTS = {
     "data.split_seed": 0,
     "data.on_device": "auto",
     "data.mirrors": (),
+    "data.accept_duplicates": True,
     "model.mirrors": (),
     "optimizer.backbone_rate": 1.0,
 }

@@ -26,6 +26,7 @@ _CHANGEABLE_ON_RESUME = (
     "data.cache_dir",
     "data.on_device",
     "data.mirrors",
+    "data.accept_duplicates",
     "model.mirrors",
 )
 

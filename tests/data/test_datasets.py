@@ -134,7 +134,8 @@ def break_cars(cars, fault):
     if fault == "outside its box":
         photographs.write_annotations(cars, [(row[0], 100, 100, 200, 200, 1, 0), (row[0][:-5] + "2.jpg", *row[1:])])
     if fault == "dangling link":
-        (cars / "car_ims/x.jpg").symlink_to(cars / "absent")
+        (cars / "car_ims/000001.jpg").unlink()
+        (cars / "car_ims/000001.jpg").symlink_to(cars / "absent")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def break_cars(cars, fault):
         ("class 1.5", r"annotations\(1\): '1.5' is not an integer"),
         ("empty box", r"impossible box \(9, 1, 9, 9\)"),
         ("outside", "'../secret.jpg' is not a relative file path"),
-        ("dangling link", "x.jpg is a link to a file that does not exist"),
+        ("dangling link", "000001.jpg is a link to a file that does not exist"),
     ],
 )
 def test_faults_of_the_source_are_named_before_anything_is_built(cars, data_source, tmp_path, fault, message):
