@@ -60,7 +60,7 @@ def test_members_are_read_in_place(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "a\n.jpg"])
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "a\\..\\..\\x.jpg", "C:\\x.jpg"])
 def test_members_outside_the_folder_are_rejected(kind, name, tmp_path):
     path = pack(tmp_path, kind, {"ok.jpg": b"1", name: b"2"})
     with pytest.raises(errors.InputError, match="is rejected: member .* is outside the archive's folder"):

@@ -25,6 +25,8 @@ def test_rows_of_text():
         ("c.jpg", 4, -1e3),
     ]
     assert rows('"a, b.jpg",3,0.5\n', separator=",") == [("a, b.jpg", 3, 0.5)]
+    odd = "Screenshot\u202f\u00a0\u2028\u0085.jpg"  # white space that str.split and str.splitlines would cut
+    assert rows(f"{odd} 1 2\r{odd} 3 4") == [(odd, 1, 2.0), (odd, 3, 4.0)]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,16 @@ def test_nothing_in_a_matlab_file_is_unpickled(tmp_path):
     (tmp_path / "x.mat").write_bytes(file.getvalue())
     with pytest.raises(errors.InputError, match="cannot be read"):
         matfile.read(tmp_path / "x.mat")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(content=st.one_of(st.binary(max_size=60), st.text().map(str.encode)), separator=st.sampled_from([None, ","]))
+def test_any_text_is_a_table_or_is_named(content, separator):
+    try:
+        for name, label, value in rows(content, separator=separator):
+            assert isinstance(label, int) and abs(value) < 1e9 and not {"..", ""} & {*name.split("/")}
+    except errors.InputError as error:
+        assert "t.txt" in str(error)
 
 
 def damaged(data, content):
