@@ -22,7 +22,7 @@ from symm_jax.data.folder import RARE_SUFFIXES, Folder
 from symm_jax.data.inshop import Inshop
 from symm_jax.data.records import Records
 from symm_jax.data.sop import Sop
-from symm_jax.data.tree import Tree, digest, files_below
+from symm_jax.data.tree import Tree, as_text, digest, files_below
 
 BUILDERS: dict[str, type[PhotographBuilder] | type[glyphs.Glyphs]] = {
     "cars196": Cars196,
@@ -168,6 +168,12 @@ class _Opened(NamedTuple):
 def _open(source: Source) -> _Opened:
     kind = errors.lookup("data set", source.name, BUILDERS, argument="dataset")
     cache, folder, options = _folder(source.cache_dir), None, {}
+    try:
+        str(cache).encode()
+    except UnicodeEncodeError:  # tfds opens files by names in UTF-8
+        raise errors.InputError(
+            f"the name of the folder {as_text(str(cache))} is not UTF-8. Pass another folder.", argument="cache_dir"
+        ) from None
     if kind is glyphs.Glyphs:
         key = glyphs.source_digest()
     else:

@@ -188,10 +188,12 @@ def test_odd_names_are_read_from_archives(tmp_path):
 
 def test_names_that_are_not_utf8_are_read(tmp_path, data_source, capsys):
     classes(tmp_path / "mine", 3)
-    odd = os.fsdecode(b"caf\xe9")
+    odd = os.fsdecode(b"x\xe9")
     write(tmp_path / "mine", f"{odd}/0.jpg", f"{odd}/1.jpg", grey=90)
     (tmp_path / "mine" / odd / "notes.txt").write_text("x")
     source = data_source("folder", tmp_path / "mine")
     assert len(datasets.load(source, "train", 16).labels) + len(datasets.load(source, "test", 16).labels) == 8
-    assert "caf\\xe9/notes.txt" in capsys.readouterr().err
-    assert as_text(f"a\\xe9/{odd}") == "a\\\\xe9/caf\\xe9"
+    assert "x\\xe9/notes.txt" in capsys.readouterr().err
+    assert as_text(f"a\\xe9/{odd}") == "a\\\\xe9/x\\xe9"
+    with pytest.raises(errors.InputError, match=r"cache_dir: the name of the folder .*x\\xe9 is not UTF-8"):
+        datasets.load(source._replace(cache_dir=str(tmp_path / odd)), "train", 16)
