@@ -103,7 +103,9 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                 splits = self.read(tree, open_file)
         except InputError as error:
             place = "" if str(tree.root) in error.fact else f"{tree.root}: "
-            raise InputError(f"{place}{error.fact}{_describe(tree.faults)}", argument=error.argument) from error
+            named = any(fault.fact in error.fact for fault in tree.faults.values())
+            rest = "" if named else _describe(tree.faults)
+            raise InputError(f"{place}{error.fact}{rest}", argument=error.argument) from error
         self._check(tree, [e for examples in splits.values() for e in examples])
         seen: dict[int, str] = {}
         for split, examples in splits.items():
@@ -115,7 +117,7 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                     )
         found = Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
         for fault in tree.faults.values():
-            errors.warn(f"{fault.fact} The data set is complete without it")
+            errors.warn(f"{fault.fact} It is left out, and nothing is known to be missing")
         return found
 
     def _check(self, tree: Tree, examples: list[Example]) -> None:

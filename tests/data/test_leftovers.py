@@ -98,7 +98,7 @@ def test_an_archive_that_is_not_needed_does_not_block(damage, message, tmp_path,
     damage(tmp_path / "img.zip")
     assert len(scan("inshop", tmp_path)["train"]) == 6
     warned = capsys.readouterr().err
-    assert re.search(f"img.zip.*{message}.* The data set is complete without it", warned)
+    assert re.search(f"img.zip.*{message}.* It is left out", warned)
     shutil.rmtree(tmp_path / "img")
     with pytest.raises(errors.InputError, match=f"has none of the(.|\n)*{message}"):
         scan("inshop", tmp_path)
@@ -110,7 +110,7 @@ def test_a_broken_archive_in_a_folder_of_classes(tmp_path, capsys):
     assert len(scan("folder", tmp_path)["train"]) == 4
     assert "e.zip cannot be read as an archive" in capsys.readouterr().err
     pack(tmp_path / "f.zip", tmp_path, {"a/0.jpg": "f/0.jpg"})  # classes come from archives, so one of e.zip's may too
-    with pytest.raises(errors.InputError, match=r"e.zip cannot be read as an archive .* Or move it out"):
+    with pytest.raises(errors.InputError, match=r"e.zip cannot be read as .* Or move it out of the data folder.$"):
         scan("folder", tmp_path)
 
 
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_read_matters_when_photographs_are_missing(tmp_p
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert len(scan("cub200_2011", tmp_path)["train"]) == 6
-    assert "private cannot be read (Permission denied). Make it readable. The data set is" in capsys.readouterr().err
+    assert "private cannot be read (Permission denied). Make it readable. It is left out" in capsys.readouterr().err
     next(tmp_path.rglob("*_0001.jpg")).unlink()
     with pytest.raises(errors.InputError, match=r"lacks 1 of the 6 (.|\n)*private cannot be read \(Permission"):
         scan("cub200_2011", tmp_path)
