@@ -20,7 +20,7 @@ from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
 from symm_jax.data.folder import Folder
 from symm_jax.data.inshop import Inshop
-from symm_jax.data.records import Records
+from symm_jax.data.records import DamagedRecords, Records
 from symm_jax.data.sop import Sop
 from symm_jax.data.tree import Tree, digest, files_below
 
@@ -32,7 +32,9 @@ BUILDERS: dict[str, type[PhotographBuilder] | type[glyphs.Glyphs]] = {
     "folder": Folder,
     "glyphs": glyphs.Glyphs,
 }
+_SPLITS = ("train", "test", "validation")
 _DIGEST_LENGTH = 16
+_MAX_LISTED = 10  # damaged images that a message lists
 
 
 class Source(NamedTuple):
@@ -74,33 +76,24 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
       side: side of the stored square images in pixels.
 
     Raises:
-      InputError: the data set is unknown, or its files are missing or damaged.
+      InputError: the data set or the split is unknown, or files are missing or damaged.
     """
+    errors.lookup("split", split, dict.fromkeys(_SPLITS))
     opened = _open(source)
-    builder = opened.create()
-    if not builder.data_path.exists():
-        builder = _build(source, opened)
-    is_validation = split == "validation"
-    records = Records(builder, "train" if is_validation else split)
-    if not len(records):
-        raise errors.InputError(
-            f"{opened.folder} has no images of the {split} classes of {source.name}. Add them, or pass another folder.",
-            argument="dir",
-        )
-    kind = BUILDERS[source.name]
-    options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
-    if is_validation:
-        labels = np.array([example["label"] for example in records])
-        _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
-        records = Records(builder, "train", held_out)
-        split = f"validation{source.validation_classes}"
-        split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
+    records = opened.root / BUILDERS[source.name].name
+    version = _version(records)
     try:
-        decoded = arrays.load(records, opened.root / "arrays", split, options)
-    except errors.InputError as error:
-        raise errors.InputError(f"{opened.folder or source.name}: {error.fact}", argument=error.argument) from error
-    _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
-    return decoded
+        return _load(source, opened, split, side)
+    except DamagedRecords as error:
+        errors.warn(f"{error.fact}. They are written again")
+        _remove(records, version)
+    try:
+        return _load(source, opened, split, side)
+    except DamagedRecords as error:
+        raise errors.InputError(
+            f"{error.fact}, although they were just written. Check the disk, or pass another folder.",
+            argument="cache_dir",
+        ) from error
 
 
 def remotes_to_fetch(source: Source) -> tuple[sources.Remote, ...]:
@@ -209,6 +202,84 @@ def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
             with contextlib.redirect_stdout(io.StringIO()):  # tfds prints about downloads, and there are none
                 builder.download_and_prepare(download_config=config, file_format="array_record")
     return builder
+
+
+def _load(source: Source, opened: _Opened, split: str, side: int) -> arrays.Arrays:
+    """`load`. Raises DamagedRecords when the records cannot be read."""
+    kind = BUILDERS[source.name]
+    try:
+        builder = opened.create()
+    except Exception as error:  # of many kinds, as the damage of dataset_info.json happens to be
+        if (opened.root / kind.name).exists():
+            reason = " ".join(str(error).split())
+            raise DamagedRecords(f"dataset_info.json in {opened.root / kind.name} is damaged ({reason})") from error
+        raise
+    if not builder.data_path.exists():
+        builder = _build(source, opened)
+    is_validation = split == "validation"
+    stored = "train" if is_validation else split
+    records = Records(builder, stored)
+    if not len(records):
+        raise errors.InputError(
+            f"{opened.folder} has no images of the {split} classes of {source.name}. Add them, or pass another folder.",
+            argument="dir",
+        )
+    options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
+    if is_validation:
+        labels = np.array([example["label"] for example in records])
+        _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
+        records = Records(builder, "train", held_out)
+        split = f"validation{source.validation_classes}"
+        split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
+    where = opened.folder or source.name
+    try:
+        decoded = arrays.load(records, opened.root / "arrays", split, options)
+    except arrays.DamagedImages as error:
+        # The other images are looked at too, so that one run names all that are damaged.
+        faults = [] if is_validation else error.faults
+        for other in builder.info.splits:
+            if is_validation or other != stored:
+                faults += arrays.find_faults(Records(builder, other), options, other)
+        raise _damage_error(where, sorted(faults), opened.root / "damaged-images.txt") from error
+    except errors.InputError as error:
+        if error.argument or isinstance(error, DamagedRecords):
+            raise
+        raise errors.InputError(f"{where}: {error.fact}") from error
+    _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
+    return decoded
+
+
+def _damage_error(where: Path | str, faults: list[str], listing: Path) -> errors.InputError:
+    """The error for damaged images. If there are many, all are listed in the file `listing`."""
+    listed = faults[:_MAX_LISTED]
+    if len(faults) > _MAX_LISTED:
+        files.write_text(listing, "\n".join(faults) + "\n")
+        listed.append(f"and {len(faults) - _MAX_LISTED:,} more. All {len(faults):,} are listed in {listing}")
+    return errors.InputError("\n  ".join([f"{where}:", *listed]) if listed[1:] else f"{where}: {listed[0]}")
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    """Differs for a folder that has been replaced."""
+    return (folder.stat().st_ino, folder.stat().st_mtime_ns) if folder.exists() else ()
+
+
+def _remove(records: Path, version: tuple[int, ...]) -> None:
+    """Deletes damaged records, which are made of files that are still there, unless they were replaced meanwhile.
+
+    Args:
+      records: their folder.
+      version: its `_version` before they were found to be damaged.
+    """
+    try:
+        with files.lock(records.parent / ".lock"):
+            if version and _version(records) == version:
+                shutil.rmtree(records)
+    except OSError as error:
+        raise errors.InputError(
+            f"the damaged records in {records} cannot be replaced ({error.strerror}). Make the folder writable, or "
+            "pass another one.",
+            argument="cache_dir",
+        ) from error
 
 
 def _verify_published_files(folder: Path) -> None:
