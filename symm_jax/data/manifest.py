@@ -58,7 +58,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         raise Damaged(f"{error.filename} is missing: {folder} is incomplete, or of an older version") from error
     except OSError as error:
         raise Damaged(f"{error.filename or folder} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{folder / NAME} is damaged") from error
 
 
