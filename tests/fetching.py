@@ -30,4 +30,4 @@ def begin(folder, url, content=CONTENT[:HALF], validator='"1"', total=SIZE):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != ".download.lock")
+    return sorted(path.name for path in folder.iterdir())

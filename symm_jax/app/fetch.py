@@ -8,7 +8,7 @@ import ml_collections
 
 from symm_jax import models
 from symm_jax.app import fields
-from symm_jax.data import datasets, download, sources
+from symm_jax.data import datasets, download, published, sources
 from symm_jax.errors import InputError
 from symm_jax.run import checkpoints
 
@@ -33,9 +33,9 @@ def fetch_missing(runs: Mapping[Path, ml_collections.ConfigDict]) -> None:
     faults: dict[str, None] = {}  # in order, each once
     for workdir, config in runs.items():
         source = datasets.Source.from_section(config.data)
-        folder = Path(source.dir).expanduser().resolve()
-        found = [Missing(remote, folder, "mirrors") for remote in datasets.remotes_to_fetch(source)]
-        if not found and (absence := datasets.absence(source)):
+        folder = datasets.to_path(source.dir)
+        found = [Missing(remote, folder, "mirrors") for remote in published.remotes_to_fetch(source)]
+        if not found and (absence := published.absence(source)):
             faults[fields.describe(absence)] = None
         if not checkpoints.steps(workdir):
             try:
@@ -48,7 +48,7 @@ def fetch_missing(runs: Mapping[Path, ml_collections.ConfigDict]) -> None:
         print(f"missing   {remote.name} ({size}), to be downloaded to {folder}", flush=True)
     for file in missing:
         try:
-            datasets.fetch_remote(file.remote, file.folder, argument=file.argument)
+            published.fetch_remote(file.remote, file.folder, argument=file.argument)
         except InputError as error:
             faults[fields.describe(error)] = None
     if faults:

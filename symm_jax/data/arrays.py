@@ -1,12 +1,19 @@
 """Decodes every image of a split once, into a memory-mapped uint8 array that later runs reuse."""
 
+import concurrent.futures.process
+import contextlib
+import errno
 import functools
 import hashlib
+import operator
 import os
 import pickle
+import secrets
+import shutil
 import threading
 import time
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -15,13 +22,12 @@ import joblib
 import numpy as np
 import tqdm
 
-from symm_jax import files
-from symm_jax.data import decode
+from symm_jax import errors, files
+from symm_jax.data import decode, manifest
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
 _CHUNK = 64  # largest number of images that a worker gets at a time
-_MAX_LISTED = 10  # damaged images that a message lists
 _MIN_FOR_WORKERS = 300  # fewer images are decoded in this process, because workers take a second to start
 
 
@@ -67,8 +73,18 @@ class Examples(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
+class DamagedImages(InputError):
+    """Images that cannot be decoded. `faults` has a message for each."""
+
+    def __init__(self, faults: list[str]):
+        super().__init__("\n  ".join(faults))
+        self.faults = faults
+
+
 def load(source: Examples, directory: Path, split: str, options: Options) -> Arrays:
-    """Opens the arrays of `split` below `directory`. If there are none, decodes `source` first.
+    """Opens the arrays of `split` below `directory`. If they are missing or damaged, decodes `source` first.
+
+    Arrays that are complete are opened without a lock and without writing, so that their folder may be read-only.
 
     Args:
       source: the examples.
@@ -77,40 +93,120 @@ def load(source: Examples, directory: Path, split: str, options: Options) -> Arr
       options: how to decode.
 
     Raises:
-      InputError: an image cannot be decoded or does not overlap its box, the disk is too small, or the arrays are
-        damaged.
+      DamagedImages: images cannot be decoded or do not overlap their boxes, or have impossible labels.
+      InputError: the disk is too small or cannot be written.
     """
-    side = options.side
+    n, side = len(source), options.side
     path = directory / f"{split}-{side}px{'-box' if options.crop else ''}-v{_VERSION}"
-    with files.lock(directory / ".lock"):
-        if not path.exists():
-            files.require_space(directory, len(source) * side * side * 3, "decoded images", argument="cache_dir")
+    try:
+        return _checked(manifest.read(path), path, n, side)
+    except manifest.Damaged as error:
+        damage = str(error) if path.exists() else ""
+    needed = n * side * side * 3
+    try:
+        with files.lock(directory / ".lock"):
+            try:
+                return _checked(manifest.read(path), path, n, side)  # another process may have written them
+            except manifest.Damaged as error:
+                if path.exists():
+                    errors.warn(f"{error}. The images are decoded again")
+                    shutil.rmtree(path)
+            files.require_space(directory, needed, "decoded images", argument="cache_dir")
             with files.new_directory(path) as temporary:
                 _decode_all(source, temporary, split, options)
-    again = f"To decode the images again, delete {path} and run again."
-    try:
-        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels, short_side_ratio, digests = (
-            np.load(path / f"{name}.npy", allow_pickle=False) for name in ("labels", "shorter", "digests")
-        )
-        query = np.load(path / "query.npy", allow_pickle=False) if (path / "query.npy").exists() else None
-    except (OSError, ValueError) as error:
-        raise InputError(f"the decoded images in {path} are damaged ({error}). {again}") from error
-    if images.shape != (len(source), side, side, 3) or not len(images) == len(labels) == len(digests):
-        raise InputError(f"the arrays in {path} do not have {len(source)} images. {again}")
-    return Arrays(images, labels, short_side_ratio, query, digests)
+        return _checked(manifest.read(path), path, n, side)
+    except OSError as error:
+        if path.exists() and not (path / manifest.NAME).exists():
+            with contextlib.suppress(manifest.Damaged):
+                arrays = _checked(manifest.read_unverified(path), path, n, side)
+                errors.warn(f"the decoded images in {path} have no digests and are not verified")
+                return arrays
+        raise _not_written(directory, needed, error, damage) from error
+    except manifest.Damaged as error:
+        raise InputError(f"{error}, although it was just written. Check the disk.", argument="cache_dir") from error
+
+
+def find_faults(source: Examples, options: Options, split: str) -> list[str]:
+    """Decodes all images and stores nothing. Returns a message for each one that `load` would reject."""
+    return [fault for _, found, *_ in _decoded(source, None, 0, options, f"check {split}") for fault in found]
+
+
+def _checked(found: dict[str, np.ndarray], path: Path, n: int, side: int) -> Arrays:
+    """Arrays of files. Raises manifest.Damaged when one is missing or has another dtype or shape."""
+    expected = {
+        "images": ("uint8", (n, side, side, 3)),
+        "labels": ("int32", (n,)),
+        "shorter": ("float32", (n, 2)),
+        "digests": ("uint64", (n,)),
+        "query": ("bool", (n,)),
+    }
+    for name, (dtype, shape) in expected.items():
+        if name not in found and name != "query":
+            raise manifest.Damaged(f"{path / name}.npy is missing")
+        if name in found and (found[name].dtype != dtype or found[name].shape != shape):
+            raise manifest.Damaged(f"{path / name}.npy is not an array of {dtype} {shape}")
+    return Arrays(found["images"], found["labels"], found["shorter"], found.get("query"), found["digests"])
+
+
+def _not_written(directory: Path, needed: int, error: OSError, damage: str) -> InputError:
+    """The error for decoded images that cannot be written."""
+    fact = f"the decoded images cannot be written to {directory} ({error.strerror or error})"
+    fact = f"{damage}, and {fact}" if damage else fact
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(directory).free
+            fact += f": they need {needed:,} bytes, and the disk has {free:,} free"
+    return InputError(f"{fact}. Make room, make the folder writable, or pass another folder.", argument="cache_dir")
 
 
 def _decode_all(source: Examples, folder: Path, split: str, options: Options) -> None:
     n, side = len(source), options.side
     path = folder / "images.npy"
-    offset = np.lib.format.open_memmap(path, "w+", np.uint8, (n, side, side, 3)).offset
-    with open(path, "r+b") as file:
-        # Without this a full disk ends in SIGBUS when the file is read. With it, the error is an OSError.
-        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
-    # Processes, because Pillow holds Python's lock during part of its work.
-    workers = 1 if n < _MIN_FOR_WORKERS else os.cpu_count() or 1
+    offset = _reserve(path, (n, side, side, 3))
+    labels, short_side_ratio, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
+    digests, checksums, faults = np.empty(n, np.uint64), np.empty(n, np.uint32), []
+    for done, found, *columns in _decoded(source, path, offset, options, f"decode {split}"):
+        faults += found
+        if not faults:
+            labels[done], short_side_ratio[done], query[done], digests[done], checksums[done] = columns
+    if faults:
+        raise DamagedImages(sorted(faults))
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "shorter.npy", short_side_ratio)
+    np.save(folder / "digests.npy", digests)
+    if query.any():
+        np.save(folder / "query.npy", query)
+    manifest.write(folder, {"images": checksums})
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> int:
+    """Writes the header of a uint8 array, and reserves the space of its values, so that a full disk is noticed first.
+
+    Returns:
+      The position of the first value in the file.
+    """
+    with open(path, "wb") as file:
+        header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        size = offset + int(np.prod(shape, dtype=np.int64))
+        file.truncate(size)
+        try:
+            if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            errors.warn(f"the file system of {path.parent.parent} cannot reserve space. A full disk is noticed later")
+    return offset
+
+
+def _decoded(source: Examples, path: Path | None, offset: int, options: Options, title: str) -> Iterator[tuple]:
+    """The results of `_decode_range` for all images, in any order. Uses one process per core."""
+    n = len(source)
+    # Processes, because Pillow holds Python's lock during part of its work. Their number respects the limits of this
+    # process: its affinity and its control group.
+    workers = 1 if n < _MIN_FOR_WORKERS else joblib.cpu_count()
     pool = joblib.Parallel(
         workers,
         return_as="generator_unordered",
@@ -120,40 +216,40 @@ def _decode_all(source: Examples, folder: Path, split: str, options: Options) ->
         initargs=(os.getpid(),),
     )
     size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
-    one = joblib.delayed(functools.partial(_decode_range, path, offset, pickle.dumps(source), options))
-    labels, short_side_ratio, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
-    digests, faults = np.empty(n, np.uint64), []
-    results = cast(Iterable, pool(one(range(start, min(start + size, n))) for start in range(0, n, size)))
-    with tqdm.tqdm(total=n, desc=f"decode {split}", unit="image", leave=False, dynamic_ncols=True) as bar:
-        for done, found, *columns in results:
-            labels[done], short_side_ratio[done], query[done], digests[done] = columns
-            faults += found
-            bar.update(len(labels[done]))
-    if faults:
-        more = [f"and {len(faults) - _MAX_LISTED:,} more"] if len(faults) > _MAX_LISTED else []
-        raise InputError("\n  ".join(sorted(faults)[:_MAX_LISTED] + more))
-    np.save(folder / "labels.npy", labels)
-    np.save(folder / "shorter.npy", short_side_ratio)
-    np.save(folder / "digests.npy", digests)
-    if query.any():
-        np.save(folder / "query.npy", query)
+    # The token makes workers that are used again open the files again, which may have been replaced.
+    opener = functools.partial(_unpickled, pickle.dumps(source), secrets.token_hex(8))
+    one = joblib.delayed(functools.partial(_decode_range, path, offset, opener, options))
+    results = cast(Iterator, pool(one(range(start, min(start + size, n))) for start in range(0, n, size)))
+    try:
+        with tqdm.tqdm(total=n, desc=title, unit="image", leave=False, dynamic_ncols=True) as bar:
+            for result in results:
+                yield result
+                bar.update(len(result[2]))
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            "a process that decodes images was killed, probably because the memory was full. Free memory and run again."
+        ) from error
 
 
 def _decode_range(
-    path: Path, offset: int, pickled: bytes, options: Options, rows: range
-) -> tuple[slice, list[str], list[int], np.ndarray, list[int], list[int]]:
-    """Writes the images of `rows` to the file whose first image begins at byte `offset`.
+    path: Path | None, offset: int, opener: Callable[[], Examples], options: Options, rows: range
+) -> tuple[slice, list[str], list[int], np.ndarray, list[int], list[int], list[int]]:
+    """Writes the images of `rows` to the file whose first image begins at byte `offset`; to none without `path`.
 
     Each process reads its own records: sending them to a process would cost more than reading them.
 
     Returns:
-      The rows, the faults of their images, and for each row Arrays.labels, short_side_ratio, query and digests.
+      The rows, the faults of their images, and for each row Arrays.labels, short_side_ratio, query and digests, and the
+      CRC-32 of its pixels.
     """
     cv2.setNumThreads(1)  # there is one worker per core already
-    source, side = _unpickled(pickled), options.side
-    faults, labels, short_side_ratio, query, digests = [], [], np.ones((len(rows), 2), np.float32), [], []
-    with open(path, "r+b") as file:  # not a memory map, where each new page costs more than decoding it
-        file.seek(offset + rows.start * side * side * 3)
+    source, side = opener(), options.side
+    faults, labels, short_side_ratio, query = [], [], np.ones((len(rows), 2), np.float32), []
+    digests, checksums = [], []
+    # Not a memory map, where each new page costs more than decoding it.
+    with open(path, "r+b") if path else contextlib.nullcontext() as file:
+        if file:
+            file.seek(offset + rows.start * side * side * 3)
         for ratios, row in zip(short_side_ratio, rows, strict=True):
             example = source[row]
             name = _to_str(example["filename"])
@@ -161,20 +257,30 @@ def _decode_range(
             query.append(example.get("query", False))
             digests.append(int.from_bytes(hashlib.sha256(example["image"]).digest()[:8]))
             try:
+                _require_int32(example["label"], name)
                 image = decode.decode(example["image"], name, orient=options.orient)
                 image = decode.crop(image, example["box"], name) if options.crop else image
             except InputError as error:
                 faults.append(str(error))
                 continue
-            file.write(decode.resize_to_square(image, side).data)
+            pixels = decode.resize_to_square(image, side).data
+            checksums.append(zlib.crc32(pixels))
+            if file:
+                file.write(pixels)
             height, width = image.shape[:2]
             ratios[:] = min(height, width) / height, min(height, width) / width
-    return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests
+    return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests, checksums
+
+
+def _require_int32(label: Any, name: str) -> None:
+    if not 0 <= operator.index(label) <= np.iinfo(np.int32).max:
+        raise InputError(f"image {name} has label {label}, and labels are 0 to 2,147,483,647. Correct the annotations.")
 
 
 @functools.lru_cache(maxsize=1)
-def _unpickled(source: bytes) -> Examples:
-    """The source. Each process opens its files once."""
+def _unpickled(source: bytes, token: str) -> Examples:
+    """The source. Each process opens its files once for a token."""
+    del token
     return pickle.loads(source)
 
 

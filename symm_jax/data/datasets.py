@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
-from symm_jax.data import archives, arrays, download, duplicates, glyphs, pairs, sources
-from symm_jax.data.builder import Counts, PhotographBuilder, absence_error
+from symm_jax.data import arrays, download, duplicates, glyphs, pairs, sources
+from symm_jax.data.builder import Counts, PhotographBuilder
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
 from symm_jax.data.folder import RARE_SUFFIXES, Folder
 from symm_jax.data.inshop import Inshop
-from symm_jax.data.records import Records
+from symm_jax.data.records import DamagedRecords, Records
 from symm_jax.data.sop import Sop
 from symm_jax.data.tree import Tree, as_text, digest, files_below
 
@@ -32,7 +32,9 @@ BUILDERS: dict[str, type[PhotographBuilder] | type[glyphs.Glyphs]] = {
     "folder": Folder,
     "glyphs": glyphs.Glyphs,
 }
+_SPLITS = ("train", "test", "validation")
 _DIGEST_LENGTH = 16
+_MAX_LISTED = 10  # damaged images that a message lists
 
 
 class Source(NamedTuple):
@@ -76,79 +78,23 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
       side: side of the stored square images in pixels.
 
     Raises:
-      InputError: the data set is unknown, its files are missing or damaged, or a picture is in several classes.
+      InputError: the data set or the split is unknown, files are missing or damaged, or a picture is in several classes.
     """
+    errors.lookup("split", split, dict.fromkeys(_SPLITS))
     opened = _open(source)
-    builder = opened.create()
-    if not builder.data_path.exists():
-        builder = _build(source, opened)
-    _check_duplicates(source, opened, builder)
-    is_validation = split == "validation"
-    records = Records(builder, "train" if is_validation else split)
-    if not len(records):
-        raise errors.InputError(
-            f"{opened.folder} has no images of the {split} classes of {source.name}. Add them, or pass another folder.",
-            argument="dir",
-        )
-    kind = BUILDERS[source.name]
-    options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
-    if is_validation:
-        labels = np.array([example["label"] for example in records])
-        _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
-        records = Records(builder, "train", held_out)
-        split = f"validation{source.validation_classes}"
-        split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
+    records = opened.root / BUILDERS[source.name].name
+    version = _version(records)
     try:
-        decoded = arrays.load(records, opened.root / "arrays", split, options)
-    except errors.InputError as error:
-        raise errors.InputError(f"{opened.folder or source.name}: {error.fact}", argument=error.argument) from error
-    _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
-    return decoded
-
-
-def remotes_to_fetch(source: Source) -> tuple[sources.Remote, ...]:
-    """The files to download. Empty if the folder holds any other file, or if no URL is known."""
-    remotes = sources.remotes(source.name, source.mirrors, argument="mirrors")
-    names = {remote.name for remote in remotes}
-    if not remotes or not {path.name for path in files_below(_folder(source.dir))} <= names:
-        return ()
-    return remotes
-
-
-def absence(source: Source) -> errors.InputError | None:
-    """The error for a data folder without files; None if there are files, or if the data set needs none."""
-    kind = BUILDERS.get(source.name)
-    if kind is None or not issubclass(kind, PhotographBuilder):
-        return None
-    if not source.dir or files_below(_folder(source.dir)):
-        return None
-    return absence_error(Tree(_folder(source.dir)), kind)
-
-
-def fetch_remote(remote: sources.Remote, folder: Path, *, argument: str = "mirrors") -> None:
-    """Downloads a published file into a folder, if the folder does not have it.
-
-    Args:
-      remote: the file.
-      folder: the folder.
-      argument: the argument that can give other URLs, for messages.
-
-    Raises:
-      InputError: the file cannot be downloaded, or the downloaded file cannot be read.
-    """
-    path = download.fetch(remote, folder, argument=argument)
-    if not (remote.sha256 or remote.git_blob) and archives.is_archive(path.name):
-        _require_readable(path)
-
-
-def _require_readable(path: Path) -> None:
-    """Renames a downloaded archive that cannot be read to NAME.wrong, so that the next run downloads it again."""
+        return _load(source, opened, split, side)
+    except DamagedRecords as error:
+        errors.warn(f"{error.fact}. They are written again")
+        _remove(records, version)
     try:
-        archives.members(path)
-    except errors.InputError as error:
-        wrong = path.replace(path.with_name(f"{path.name}.wrong"))
+        return _load(source, opened, split, side)
+    except DamagedRecords as error:
         raise errors.InputError(
-            f"{error} The downloaded file is now {wrong}, and the next run downloads {path.name} again."
+            f"{error.fact}, although they were just written. Check the disk, or pass another folder.",
+            argument="cache_dir",
         ) from error
 
 
@@ -167,7 +113,7 @@ class _Opened(NamedTuple):
 
 def _open(source: Source) -> _Opened:
     kind = errors.lookup("data set", source.name, BUILDERS, argument="dataset")
-    cache, folder, options = _folder(source.cache_dir), None, {}
+    cache, folder, options = to_path(source.cache_dir), None, {}
     try:
         str(cache).encode()
     except UnicodeEncodeError:  # tfds opens files by names in UTF-8
@@ -182,7 +128,7 @@ def _open(source: Source) -> _Opened:
                 f"the name of the folder is empty. Pass the folder that holds the {source.name} data set.",
                 argument="dir",
             )
-        folder = _folder(source.dir)
+        folder = to_path(source.dir)
         options = {"split_seed": source.split_seed} if kind is Folder else {}
         # Records of before lack the pictures with these endings.
         rare = kind is Folder and any(p.name.lower().endswith(RARE_SUFFIXES) for p in files_below(folder, cache))
@@ -197,7 +143,7 @@ def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
     found, builder = None, opened.create()
     if isinstance(builder, PhotographBuilder) and opened.folder is not None:
         # The files are checked before anything is written.
-        found = builder.scan(Tree(opened.folder, skip=_folder(source.cache_dir)))
+        found = builder.scan(Tree(opened.folder, skip=to_path(source.cache_dir)))
         _verify_published_files(opened.folder)
     try:
         opened.root.mkdir(parents=True, exist_ok=True)
@@ -236,6 +182,85 @@ def _check_duplicates(source: Source, opened: _Opened, builder: tfds.core.Datase
     duplicates.judge(found, opened.folder, path, accept=source.accept_duplicates or bool(builder.PROTOCOL))
 
 
+def _load(source: Source, opened: _Opened, split: str, side: int) -> arrays.Arrays:
+    """`load`. Raises DamagedRecords when the records cannot be read."""
+    kind = BUILDERS[source.name]
+    try:
+        builder = opened.create()
+    except Exception as error:  # of many kinds, as the damage of dataset_info.json happens to be
+        if (opened.root / kind.name).exists():
+            reason = " ".join(str(error).split())
+            raise DamagedRecords(f"dataset_info.json in {opened.root / kind.name} is damaged ({reason})") from error
+        raise
+    if not builder.data_path.exists():
+        builder = _build(source, opened)
+    _check_duplicates(source, opened, builder)
+    is_validation = split == "validation"
+    stored = "train" if is_validation else split
+    records = Records(builder, stored)
+    if not len(records):
+        raise errors.InputError(
+            f"{opened.folder} has no images of the {split} classes of {source.name}. Add them, or pass another folder.",
+            argument="dir",
+        )
+    options = arrays.Options(side, crop=source.crop and kind.BOXES, orient=kind.ORIENT)
+    if is_validation:
+        labels = np.array([example["label"] for example in records])
+        _, held_out = pairs.hold_out(labels, source.validation_classes, source.validation_seed)
+        records = Records(builder, "train", held_out)
+        split = f"validation{source.validation_classes}"
+        split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
+    where = opened.folder or source.name
+    try:
+        decoded = arrays.load(records, opened.root / "arrays", split, options)
+    except arrays.DamagedImages as error:
+        # The other images are looked at too, so that one run names all that are damaged.
+        faults = [] if is_validation else error.faults
+        for other in builder.info.splits:
+            if is_validation or other != stored:
+                faults += arrays.find_faults(Records(builder, other), options, other)
+        raise _damage_error(where, sorted(faults), opened.root / "damaged-images.txt") from error
+    except errors.InputError as error:
+        if error.argument or isinstance(error, DamagedRecords):
+            raise
+        raise errors.InputError(f"{where}: {error.fact}") from error
+    _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
+    return decoded
+
+
+def _damage_error(where: Path | str, faults: list[str], listing: Path) -> errors.InputError:
+    """The error for damaged images. If there are many, all are listed in the file `listing`."""
+    listed = faults[:_MAX_LISTED]
+    if len(faults) > _MAX_LISTED:
+        files.write_text(listing, "\n".join(faults) + "\n")
+        listed.append(f"and {len(faults) - _MAX_LISTED:,} more. All {len(faults):,} are listed in {listing}")
+    return errors.InputError("\n  ".join([f"{where}:", *listed]) if listed[1:] else f"{where}: {listed[0]}")
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    """Differs for a folder that has been replaced."""
+    return (folder.stat().st_ino, folder.stat().st_mtime_ns) if folder.exists() else ()
+
+
+def _remove(records: Path, version: tuple[int, ...]) -> None:
+    """Deletes damaged records, which are made of files that are still there, unless they were replaced meanwhile.
+
+    Args:
+      records: their folder.
+      version: its `_version` before they were found to be damaged.
+    """
+    try:
+        with files.lock(records.parent / ".lock"):
+            if version and _version(records) == version:
+                shutil.rmtree(records)
+    except OSError as error:
+        raise errors.InputError(
+            f"the damaged records in {records} cannot be replaced ({error.strerror}). Make the folder writable, or "
+            "pass another one.",
+            argument="cache_dir",
+        ) from error
+
+
 def _verify_published_files(folder: Path) -> None:
     """Warns of files that have the name of a published file and other content."""
     for path in files_below(folder):
@@ -269,5 +294,6 @@ def _warn_of_other_counts(name: str, split: str, found: Counts, protocol: Counts
     )
 
 
-def _folder(path: str) -> Path:
+def to_path(path: str) -> Path:
+    """The folder that a field of `Source` names."""
     return Path(path).expanduser().resolve()

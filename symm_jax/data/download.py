@@ -48,9 +48,13 @@ def fetch(
     path = folder / remote.name
     try:
         if not path.exists():
-            with files.lock(folder / ".download.lock"):
-                if not path.exists():
-                    _Download(remote, folder, attempts, stall_seconds, back_off_seconds).run(argument)
+            lock = folder / ".download.lock"
+            with files.lock(lock):
+                try:
+                    if not path.exists():
+                        _Download(remote, folder, attempts, stall_seconds, back_off_seconds).run(argument)
+                finally:
+                    lock.unlink(missing_ok=True)  # a process that waits for it notices, and makes a new one
     except OSError as error:  # of the disk: transport.py turns those of the network into its own
         raise InputError(
             f"{remote.name} cannot be written to {folder} ({error.strerror or error}). Make the folder writable and "

@@ -83,9 +83,10 @@ def sample(
     class_key, first_key, other_key = jax.random.split(jax.random.fold_in(key, step), 3)
     classes = jax.random.permutation(class_key, len(start))[:num_pairs]
     start, count = start[classes], count[classes]
-    first = jax.random.randint(first_key, (num_pairs,), 0, count)
+    # int32 in every mode of JAX, so that the batches are the same with 64 bits enabled.
+    first = jax.random.randint(first_key, (num_pairs,), 0, count, jnp.int32)
     # A random distance from the first, below `count`, gives each of the count - 1 other images the same probability.
-    second = (first + jax.random.randint(other_key, (num_pairs,), 1, count)) % count
+    second = (first + jax.random.randint(other_key, (num_pairs,), 1, count, jnp.int32)) % count
     return order[start[:, None] + jnp.stack([first, second], axis=1)]
 
 

@@ -1,11 +1,21 @@
 """Fast random access to the records of a data set that has been built."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
 from tensorflow_datasets.proto import tf_example_pb2
+
+from symm_jax.errors import InputError
+
+_MAX_REASON = 200  # characters of a library's message that are quoted
+
+
+class DamagedRecords(InputError):
+    """Records are missing or are not those that were written. They can be written again from the data set's files."""
 
 
 class Records:
@@ -13,19 +23,33 @@ class Records:
 
     The image stays encoded, as bytes. Text is bytes, numbers and booleans are int, boxes are sequences of int.
     The features' own decoding gives the same values and takes several times as long, which matters for small images.
+    The files have checksums, and each record that is read is verified.
 
     Args:
       builder: a builder whose records have been written.
       split: name of the split.
       rows: indices of the examples to give, in this order; None for all.
+
+    Raises:
+      DamagedRecords: a file is missing or cut. Reading an example raises it for a damaged record.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, rows: np.ndarray | None = None):
-        read_raw: Any = builder.as_data_source  # tfds's decorators hide its signature from type checkers
-        self._source = read_raw(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        self._rows = range(len(self._source)) if rows is None else rows
+        self._folder = os.fspath(builder.data_path)
         features = cast(Mapping[str, Any], builder.info.features)  # a FeaturesDict
+        self._names = set(features)
         self._single = {name for name, feature in features.items() if not feature.shape}
+        self._num_classes = getattr(features["label"], "num_classes", None) or 2**31
+        try:
+            info = builder.info.splits[split]
+            # The whole files, because a damaged dataset_info.json may name only a part of them.
+            self._source = array_record_data_source.ArrayRecordDataSource([os.fspath(path) for path in info.filepaths])
+            expected = info.num_examples
+        except Exception as error:  # RuntimeError, ValueError, KeyError and others, as the two libraries happen to
+            raise self._damaged(error) from error
+        if len(self._source) != expected:
+            raise self._damaged(f"the {split} split has {len(self._source)} records instead of {expected}")
+        self._rows = range(expected) if rows is None else rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -34,10 +58,21 @@ class Records:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        row = int(self._rows[index])
         message = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  protobuf makes it at run time
-        features = message.FromString(self._source[int(self._rows[index])]).features.feature
         example = {}
-        for name, feature in features.items():
-            values = getattr(feature, feature.WhichOneof("kind")).value
-            example[name] = values[0] if name == "image" or name in self._single else values
+        try:
+            for name, feature in message.FromString(self._source[row]).features.feature.items():
+                values = getattr(feature, feature.WhichOneof("kind")).value
+                example[name] = values[0] if name == "image" or name in self._single else values
+        except Exception as error:  # RuntimeError of array_record, DecodeError of protobuf, TypeError, IndexError
+            raise self._damaged(error) from error
+        if example.keys() != self._names:
+            raise self._damaged(f"record {row} has the features {sorted(example)}")
+        if not 0 <= example["label"] < self._num_classes:
+            raise self._damaged(f"record {row} has label {example['label']} of {self._num_classes} classes")
         return example
+
+    def _damaged(self, reason: Any) -> DamagedRecords:
+        words = " ".join(str(reason).split())[:_MAX_REASON]
+        return DamagedRecords(f"the records in {self._folder} are damaged ({words or type(reason).__name__})")

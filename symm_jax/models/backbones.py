@@ -88,7 +88,14 @@ def load_pretrained(name: str, path: str | Path, *, train_batch_norm: bool = Fal
             "Use another model, or train from scratch.",
             argument="pretrained",
         )
-    weights = read(find_weights(name, path))
+    file = find_weights(name, path)
+    try:
+        weights = read(file)
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be read ({error.strerror or error}). Make it readable, or pass another file.",
+            argument="pretrained",
+        ) from error
     return weights if train_batch_norm else {"params": weights}
 
 

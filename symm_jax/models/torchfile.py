@@ -8,6 +8,7 @@ This module only lists its instructions, and follows the few that tensors need o
 import io
 import math
 import pickletools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,8 +166,10 @@ def _run(file: io.BytesIO) -> Any:
 
 
 def _instructions(file: io.BytesIO) -> Iterator[tuple[str, Any]]:
-    for operation, argument, _ in pickletools.genops(file):
-        yield operation.name, argument
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escape sequences in damaged names
+        for operation, argument, _ in pickletools.genops(file):
+            yield operation.name, argument
 
 
 def _pop(stack: list, start: int) -> list:

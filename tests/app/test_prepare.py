@@ -12,7 +12,7 @@ import pytest
 
 from symm_jax import errors, models
 from symm_jax.app import fetch, fields, prepare
-from symm_jax.data import datasets, sources
+from symm_jax.data import datasets, published, sources
 from symm_jax.training.recipe import Pretrained
 from symm_jax.training.train import load_backbone, train
 
@@ -152,7 +152,7 @@ def test_a_data_set_without_a_url_is_named_with_the_missing_weights(file_server,
     with pytest.raises(errors.InputError) as error:
         fetch.fetch_missing({tmp_path / "run": needy})
     data, weights = str(error.value).split("\n\n")
-    assert data == fields.describe(datasets.absence(datasets.Source.from_section(needy.data)))
+    assert data == fields.describe(published.absence(datasets.Source.from_section(needy.data)))
     assert data.startswith(f"config.data.dir: {tmp_path / 'empty'} does not exist. It should hold `list_eval_part")
     assert "who sign their agreement" in data and "--config.data.dir=FOLDER" in data
     assert weights.startswith("config.model.mirrors: tf_ckpt_from_caffe.mat could not be downloaded")
@@ -201,9 +201,9 @@ def test_weights_of_a_package_that_is_not_installed_are_named(needy, tmp_path, m
 
 def test_data_sets_without_a_url_say_what_they_need(tmp_path, data_source):
     source = data_source("inshop", tmp_path / "empty")
-    assert datasets.remotes_to_fetch(source) == ()
+    assert published.remotes_to_fetch(source) == ()
     with pytest.raises(errors.InputError, match="who sign their agreement") as error:
         datasets.load(source, "train", 16)
     assert "prepare" not in fields.describe(error.value)
-    assert str(error.value) == str(datasets.absence(source))
-    assert datasets.absence(data_source("glyphs", "")) is None
+    assert str(error.value) == str(published.absence(source))
+    assert published.absence(data_source("glyphs", "")) is None

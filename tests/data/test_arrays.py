@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from symm_jax import errors, files
-from symm_jax.data import arrays, datasets, pairs
+from symm_jax.data import datasets, pairs
 
 
 def test_decoded_arrays_are_reused_and_follow_their_source(cars, data_source):
@@ -32,19 +32,11 @@ def test_a_corrupt_photograph_is_named_and_leaves_no_arrays(cars, data_source, t
 
 
 def test_all_damaged_photographs_are_named(cars, data_source, monkeypatch):
-    monkeypatch.setattr(arrays, "_MAX_LISTED", 3)
+    monkeypatch.setattr(datasets, "_MAX_LISTED", 3)
     for number in (1, 3, 5, 9):
         path = cars / f"car_ims/{number:06d}.jpg"
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(errors.InputError, match=r"(?s)(image car_ims/00000[135].jpg cannot.*){3}\n  and 1 more"):
-        datasets.load(data_source("cars196", cars), "train", 20)
-
-
-def test_damaged_arrays_are_named(cars, data_source):
-    path = datasets.load(data_source("cars196", cars), "train", 20).images.filename
-    with open(path, "r+b") as file:
-        file.truncate(500)
-    with pytest.raises(errors.InputError, match="damaged.*To decode the images again, delete"):
         datasets.load(data_source("cars196", cars), "train", 20)
 
 

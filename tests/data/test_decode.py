@@ -3,9 +3,12 @@
 import io
 
 import cv2
+import damage
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from symm_jax import errors
 from symm_jax.data import decode
@@ -136,3 +139,18 @@ def test_photographs_intact_or_with_flaws_are_decoded_as_by_pillow():
             else:
                 np.testing.assert_array_equal(decode.decode(bytes(encoded), "a"), expected)
     assert 0 < rejected < 100
+
+
+TURNED = PIL.Image.Exif()
+TURNED[0x0112] = 6
+KINDS = [encode(RGB, kind, exif=TURNED) for kind in ("jpeg", "png", "webp")] + [encode(RGB, "gif"), encode(PALETTE)]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.sampled_from(KINDS).flatmap(damage.of), st.booleans())
+def test_an_image_with_any_damage_is_decoded_or_rejected(encoded, orient):
+    try:
+        image = decode.decode(encoded, "class/a.jpg", orient=orient)
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    except errors.InputError as error:
+        assert "image class/a.jpg" in str(error)

@@ -29,6 +29,15 @@ def test_pairs_are_a_function_of_key_and_step():
     assert not np.array_equal(steps, pairs.sample_steps(jax.random.key(4), 0, 6, table, 5))
 
 
+def test_pairs_are_the_same_with_64_bits_enabled():
+    table, key = pairs.class_table(LABELS, ALL), jax.random.key(3)
+    expected = pairs.sample_steps(key, 0, 3, table, 5)
+    with jax.enable_x64(True):
+        found = pairs.sample_steps(key, 0, 3, table, 5)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_too_few_classes_are_named():
     with pytest.raises(errors.InputError, match=r"batch_size: 8 pairs need 8 classes .* has 7. Lower it to at most 14"):
         pairs.require_classes(pairs.class_table(LABELS, ALL), 8)

@@ -3,11 +3,14 @@
 import pickle
 from pathlib import Path
 
+import damage
 import numpy as np
 import pytest
+import safetensors.numpy
+from hypothesis import given, settings
 
-from symm_jax import errors
-from symm_jax.models import torchfile
+from symm_jax import errors, models
+from symm_jax.models import resnet, torchfile
 
 REAL = Path("tests/data/old_format.pth").read_bytes()
 
@@ -100,3 +103,31 @@ def test_a_file_with_any_changed_byte_is_read_or_rejected(tmp_path):
         except errors.InputError:
             rejected += 1
     assert rejected > len(REAL) // 2
+
+
+TENSORS = safetensors.numpy.save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(4, np.int64)})
+
+
+@pytest.mark.parametrize(("reader", "whole"), [(torchfile.read, REAL), (resnet._read_safetensors, TENSORS)])
+def test_a_file_of_weights_with_any_damage_is_read_or_rejected(tmp_path, reader, whole):
+    path = tmp_path / "weights"
+
+    @settings(max_examples=80, deadline=None, database=None)
+    @given(damage.of(whole))
+    def check(content):
+        path.write_bytes(content)
+        try:
+            assert all(isinstance(x, np.ndarray) for x in reader(path).values())
+        except errors.InputError as error:
+            assert str(error)
+
+    check()
+
+
+def test_a_file_of_weights_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setitem(models.BACKBONES, "mine", models.BackboneSpec(models.ConvNet, refuse))
+    with pytest.raises(errors.InputError, match="pretrained: .*weights cannot be read .Permission denied"):
+        models.load_pretrained("mine", tmp_path / "weights")

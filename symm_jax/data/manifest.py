@@ -1,0 +1,123 @@
+"""The list of the arrays of a folder, with their digests, so that a damaged array is noticed before it is used."""
+
+import concurrent.futures
+import functools
+import hashlib
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+
+import joblib
+import numpy as np
+import tqdm
+
+NAME = "manifest.json"
+_BLOCK = 1 << 20  # bytes that a thread reads at a time; larger blocks are slower
+# "0" skips the digests of pixels, which take about half a second per GB and core. Everything else is still verified.
+_VERIFY_PIXELS = "SYMM_JAX_VERIFY_PIXELS"
+
+
+class Damaged(Exception):
+    """An array is missing or is not the one that was written. The message names the file."""
+
+
+def write(folder: Path, row_checksums: dict[str, np.ndarray]) -> None:
+    """Lists the .npy files of a folder, each with its dtype, shape, size and digest.
+
+    Args:
+      folder: the folder.
+      row_checksums: {name of a large array: the CRC-32 of each of its rows, (n,) uint32}. The digest of such an array
+        is made of these checksums, so that rows can be written in any order and verified in parallel.
+    """
+    arrays = {}
+    for path in sorted(folder.glob("*.npy")):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        known = {"dtype": array.dtype.str, "shape": array.shape, "bytes": path.stat().st_size}
+        if path.stem in row_checksums:
+            known["rows"] = _digest_of_rows(row_checksums[path.stem])
+        else:
+            known["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        arrays[path.stem] = known
+    (folder / NAME).write_text(json.dumps({"arrays": arrays}, indent=1), encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a folder by name, verified. Large ones are read-only memory maps.
+
+    The pixels of a file are verified once in a process, as long as its time of change stays the same.
+
+    Raises:
+      Damaged: there is no manifest, or a file differs from it.
+    """
+    try:
+        arrays = json.loads((folder / NAME).read_text(encoding="utf-8"))["arrays"]
+        return {name: _read(folder / f"{name}.npy", known) for name, known in arrays.items()}
+    except FileNotFoundError as error:
+        raise Damaged(f"{error.filename} is missing: {folder} is incomplete, or of an older version") from error
+    except OSError as error:
+        raise Damaged(f"{error.filename or folder} cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{folder / NAME} is damaged") from error
+
+
+def read_unverified(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a folder that was written before there were manifests.
+
+    Raises:
+      Damaged: a file cannot be read as an array.
+    """
+    try:
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
+    except (OSError, ValueError) as error:
+        raise Damaged(f"an array in {folder} is damaged ({error})") from error
+
+
+def _read(path: Path, known: dict) -> np.ndarray:
+    stat = path.stat()
+    if stat.st_size != known["bytes"]:
+        raise Damaged(f"{path} is damaged: it has {stat.st_size} bytes instead of {known['bytes']}")
+    if "rows" not in known:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != known["sha256"]:
+            raise Damaged(f"{path} is damaged: its digest has changed")
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Damaged(f"{path} is damaged: it is not an array") from error
+    if array.dtype.str != known["dtype"] or list(array.shape) != known["shape"] or not array.flags.c_contiguous:
+        raise Damaged(f"{path} is damaged: it has {array.dtype} {array.shape}")
+    if os.environ.get(_VERIFY_PIXELS, "1") != "0":
+        offset = stat.st_size - array.nbytes
+        checksums = _row_checksums(path, offset, array.shape, array.nbytes, (stat.st_mtime_ns, stat.st_ino))
+        if _digest_of_rows(checksums) != known["rows"]:
+            raise Damaged(f"{path} is damaged: its digest has changed")
+    return array
+
+
+@functools.lru_cache(maxsize=64)
+def _row_checksums(path: Path, offset: int, shape: tuple[int, ...], nbytes: int, version: tuple) -> np.ndarray:
+    """The CRC-32 of each row of the array whose first row begins at byte `offset`; `version` is only a cache key."""
+    del version
+    rows = shape[0]
+    size = nbytes // max(rows, 1)
+    checksums = np.zeros(rows, np.uint32)
+    step = max(1, _BLOCK // max(size, 1))
+
+    def verify(start: int) -> int:
+        count = min(step, rows - start)
+        block = memoryview(os.pread(file.fileno(), count * size, offset + start * size))
+        checksums[start : start + count] = [zlib.crc32(block[i * size : (i + 1) * size]) for i in range(count)]
+        return count
+
+    bar = tqdm.tqdm(total=rows, desc="verify images", unit="image", leave=False, dynamic_ncols=True, delay=1)
+    with open(path, "rb") as file, concurrent.futures.ThreadPoolExecutor(joblib.cpu_count()) as pool, bar:
+        for count in pool.map(verify, range(0, rows, step)):
+            bar.update(count)
+    return checksums
+
+
+def _digest_of_rows(checksums: np.ndarray) -> str:
+    return hashlib.sha256(checksums.astype("<u4").tobytes()).hexdigest()
