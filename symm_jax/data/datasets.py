@@ -78,7 +78,7 @@ def load(source: Source, split: str, side: int) -> arrays.Arrays:
       side: side of the stored square images in pixels.
 
     Raises:
-      InputError: the data set or the split is unknown, files are missing or damaged, or a picture is in several classes.
+      InputError: the data set or the split is unknown, files are missing or damaged, or one picture has two classes.
     """
     errors.lookup("split", split, dict.fromkeys(_SPLITS))
     opened = _open(source)
