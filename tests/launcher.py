@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def xla_flags(devices, *, optimised=False):
-    """Flags for so many devices. Compilation without LLVM's optimisations takes a third less time.
+    """Flags for so many devices. Without LLVM's optimisations and XLA's newer emitters, compilation is 6 times as fast.
 
     Rounding is another then. Tests that compare two programs bit by bit, or nearly so, use optimised ones, as users do.
     """
-    level = "" if optimised else " --xla_backend_optimization_level=0"
-    return f"--xla_force_host_platform_device_count={devices}{level}"
+    fast = "" if optimised else " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    return f"--xla_force_host_platform_device_count={devices}{fast}"
 
 
 class Program:

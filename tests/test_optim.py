@@ -8,11 +8,10 @@ import optax
 import pytest
 
 from symm_jax import losses, models, optim
-from symm_jax.devices import AXIS
 from symm_jax.models import googlenet
-from symm_jax.training.batches import Batch
+from symm_jax.training import batches
 from symm_jax.training.recipe import Recipe
-from symm_jax.training.step import State, train_step
+from symm_jax.training.step import State, pmap_train_step
 
 RECORDED = np.load("tests/data/training.npz")
 
@@ -50,7 +49,7 @@ def test_weight_penalty_counts_every_array():
     assert float(optim.weight_penalty(params)) == 0.5 * (3 * 4 + 4)
 
 
-def test_replays_ten_recorded_steps_of_the_original(tmp_path):
+def test_replays_ten_recorded_steps_of_the_original(tmp_path, one_device):
     dim, stairs = 32, optim.staircase_schedule(1e-4, 0.5, 3, 7, 1e-5)
     recipe = Recipe(
         model=models.create("googlenet", dim=dim),
@@ -65,13 +64,12 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path):
     embedding = {"kernel": jnp.asarray(RECORDED["embedding_kernel"]), "bias": jnp.zeros(dim)}
     backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
     params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
-    state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
-    state = jax.tree.map(lambda x: x[None], state)
-    step = jax.pmap(lambda s, b: train_step(s, b, recipe), axis_name=AXIS, devices=jax.devices()[:1])
+    state = batches.replicate(State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {}))
+    step = pmap_train_step(recipe)
     metrics = []
     for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True):
         pairs = images.swapaxes(0, 1)[None]
-        batch = Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
+        batch = batches.Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
         state, values = step(state, batch)
         metrics.append({name: float(x[0]) for name, x in values.items()})
     loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))
