@@ -5,7 +5,7 @@ import traceback
 
 from absl import app
 
-from symm_jax.app import flags
+from symm_jax.app import flags, system
 from symm_jax.errors import InputError
 
 
@@ -16,7 +16,6 @@ def main(_) -> None:
         from symm_jax.app import modes
     except KeyboardInterrupt:
         sys.exit(130)
-
     code, faults, coordinator = 1, [], flags.COORDINATOR.value
     try:
         if coordinator:
@@ -33,10 +32,13 @@ def main(_) -> None:
         code = 130
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    except Exception:
-        if not coordinator:
+    except Exception as error:
+        if system.describe(error):
+            flags.print_error(error)
+        elif coordinator:
+            traceback.print_exc()
+        else:
             raise
-        traceback.print_exc()
     if faults:
         print("error: could not be measured:\n  " + "\n  ".join(faults), file=sys.stderr)
     distributed.exit_process(code)

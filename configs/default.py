@@ -1,7 +1,8 @@
 """Every field of a config, with the values of the original: N-pair on Cars196 from ImageNet weights.
 
 The other files in this folder change some fields and nothing else. The command line can change any field:
-`--config.batch_size=64`, `--config.data.dir=/my/cars`.
+`--config.batch_size=64`, `--config.data.dir=/my/cars`. symm_jax/run/config_fields.py has the same fields with their
+types, and refuses every other field.
 """
 
 import ml_collections

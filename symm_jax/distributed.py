@@ -24,7 +24,7 @@ from symm_jax.errors import InputError
 
 AUTO = "auto"
 _JOIN_SECONDS = 300
-_SHARED_EXIT_CODES = (0, 130, 143)  # all processes end with these: done, or one of them got a signal
+_SHARED_EXIT_CODES = (0, 129, 130, 143)  # all processes end with these: done, or one of them got a signal
 _HEARTBEAT_SECONDS = 60  # a process that is silent for so long counts as dead, and the others end
 
 

@@ -41,8 +41,19 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a file atomically: a reader finds the old content or the new content."""
     temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with naming(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError of the block the path where it has none: the system names no file when a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -63,7 +74,8 @@ def lock(path: Path, *, busy: str = "") -> Iterator[None]:
     except filelock.Timeout:
         raise InputError(f"{busy} (held by process {_holder(path)})") from None
     try:
-        path.write_text(str(os.getpid()))
+        with naming(path):
+            path.write_text(str(os.getpid()))
         yield
     finally:
         held.release()

@@ -1,7 +1,9 @@
-"""Functions that users register by name, such as losses and syntheses: their signatures and their registries."""
+"""Functions that users register by name, such as losses and syntheses: their signatures, registries and options."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 def register(
@@ -60,6 +62,55 @@ def check_signature(what: str, function: Callable, arguments: Sequence[str]) -> 
         if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
             raise ValueError(f"{what} must give its option {p.name!r} a default. Write {form}.")
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def type_fault(value: Any, kind: Any) -> str:
+    """What is wrong with the type of a value, such as "must be an integer, got 'x'"; "" when it fits.
+
+    Args:
+      value: the value. An integer is taken for a float, and a list for a tuple.
+      kind: bool, int, float, str, dict, tuple, or tuple[X, ...] with one of these.
+
+    Example:
+      >>> type_fault(3, float), type_fault(True, int), type_fault((1, "a"), tuple[int, ...])
+      ('', 'must be an integer, got True', "must be a tuple of integers, got (1, 'a')")
+    """
+    return "" if _fits(value, kind) else f"must be {_KINDS[kind]}, got {value!r}"
+
+
+def option_fault(value: Any, parameter: inspect.Parameter) -> str:
+    """The same for an option of a function, by the type of its default. A default None accepts every value."""
+    default = parameter.default
+    kind: Any = type(default)
+    if isinstance(default, tuple) and default:
+        kind = tuple[type(default[0]), ...]
+    elif kind is int and parameter.annotation in (float, "float"):
+        kind = float
+    return type_fault(value, kind) if kind in _KINDS else ""
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    dict: "a mapping of names to values",
+    tuple: "a tuple",
+    tuple[int, ...]: "a tuple of integers",
+    tuple[float, ...]: "a tuple of numbers",
+    tuple[str, ...]: "a tuple of strings",
+    tuple[dict, ...]: "a tuple of mappings, such as ({'name': 'npair'},)",
+}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, (tuple, list)) and all(_fits(x, typing.get_args(kind)[0]) for x in value)
+    if kind is dict:
+        return isinstance(value, Mapping) or hasattr(value, "to_dict")  # a ConfigDict is no Mapping
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, (tuple, list) if kind is tuple else kind)
 
 
 def _origin(function: Callable) -> tuple:

@@ -47,6 +47,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
         _require(config, field, lambda x: 0 < x < math.inf, "a finite number above 0")
     for field in _NOT_NEGATIVE:
         _require(config, field, lambda x: 0 <= x < math.inf, "a finite number, 0 or more")
+    # JAX uses 32 bits of a seed: two seeds with the same ones would be one run.
+    _require(config, "seed", lambda x: x < 2**32, "an integer below 2**32")
     for field in ("optimizer.b1", "optimizer.b2"):
         _require(config, field, lambda x: 0 < x < 1, "between 0 and 1")
     for field in ("model.dtype", "model.param_dtype"):

@@ -1,14 +1,18 @@
 """The command line of launch.py. Every mistake is one message. Imports nothing slow."""
 
+import difflib
 import itertools
 import re
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from symm_jax.app import fields
+from symm_jax.app import config_check, fields, system
 from symm_jax.errors import InputError, suggest
 
 MODES = {
@@ -51,7 +55,10 @@ _SAVED_CONFIG = Path(__file__).with_name("saved_config.py")
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line. A mistake is printed as one message and exits with code 2; --help exits with 0."""
+    """Parses the command line, and checks every field of the config. --help exits with code 0.
+
+    A mistake is printed as one message and exits with code 2, a refusal of the operating system with 1.
+    """
     if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in argv):
         print(_help(), end="")
         sys.exit(0)
@@ -61,15 +68,18 @@ def parse(argv: list[str]) -> list[str]:
             if not Path(file).is_file():
                 what = "is a folder" if Path(file).is_dir() else "there is no such file"
                 raise flags.Error(f"--config={file}: {what}; configs/ has the files that ship")
+        for name in _config_fields(argv):
+            config_check.check_name(name, (_values(argv, "mode") or [""])[-1])
         rest = flags.FLAGS(argv)[1:]
         if rest:
             dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")
             dashes = dashes or next((f"; did you mean --config={word}?" for word in rest if word.endswith(".py")), "")
             raise flags.Error(f"words that belong to no flag: {' '.join(rest)}{dashes}")
         _check()
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        print_error(error)
-        sys.exit(2)
+        workdirs()  # a path that begins with ~ may have no meaning
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        print_error(error, argv)
+        sys.exit(1 if isinstance(error, OSError) else 2)
     return argv[:1]
 
 
@@ -80,24 +90,64 @@ def workdirs() -> list[Path]:
     return list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
 
 
-def print_error(error: Exception) -> None:
-    """Prints an error as one message for the user."""
-    print(f"error: {_describe(error)}", file=sys.stderr)
+def print_error(error: Exception, argv: Sequence[str] = ()) -> None:
+    """Prints an error as one message for the user. `argv` is the command line, where it may be at fault."""
+    print(f"error: {_describe(error, argv)}", file=sys.stderr)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, argv: Sequence[str]) -> str:
     if isinstance(error, InputError):
         return fields.describe(error)
-    message = error.args[0] if isinstance(error, KeyError) else str(error)
-    if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):  # of ml_collections
-        field, _, guess = str(error.args[0].args[0]).partition("\n")
-        message = f"the config has no field {field}{guess and f' ({guess})'}; configs/default.py explains them all"
-    if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.startswith("config."):
-        message += " A field of the config is changed with --config.FIELD=VALUE."
-    return message
+    if isinstance(error, FloatingPointError):
+        return f"{error}. A lower learning rate may help, in another folder:\n  {_lower_rate_command()}"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown_flag(error.flagname)
+    if refusal := system.describe(error):
+        return refusal
+    message = str(error.args[0] if isinstance(error, KeyError) else error)
+    if match := re.match(r"flag --config\.([\w.]+)=", message):  # the value of a field cannot be parsed
+        given = _values(argv, f"config.{match[1]}")
+        return f"--config.{match[1]} {config_check.value_fault(match[1], given[-1])}" if given else message
+    if isinstance(error, (AttributeError, KeyError)) and any(".options." in name for name in _config_fields(argv)):
+        return fields.describe(InputError(f"the config file does not set the option {message}", argument="options"))
+    return _config_file_fault(message)
 
 
-def _values(argv: list[str], flag: str) -> list[str]:
+def _unknown_flag(name: str) -> str:
+    known = {flag: f"--{flag}" for flag in _HELP_FLAGS} | config_check.flags_by_last_name()
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {known[close[0]]}?" if close else "."
+    return f"--{name} is not a flag{hint} A field of the config is changed with --config.FIELD=VALUE."
+
+
+def _lower_rate_command() -> str:
+    """This command with a tenth of the learning rate, of every method in a comparison, and another workdir."""
+    methods = CONFIG.value.methods.items() if MODE.value == "compare" else ()
+    runs = {f"methods.{name}.": config for name, config in methods} or {"": CONFIG.value}
+    rates = {
+        f"config.{run}optimizer.learning_rate": config.optimizer.learning_rate / 10 for run, config in runs.items()
+    }
+    command, words = ["python", sys.argv[0]], iter(sys.argv[1:])
+    for word in words:
+        name, has_value, _ = word.lstrip("-").partition("=")
+        if name not in ("workdir", *rates):
+            command.append(word)
+        elif not has_value:
+            next(words, None)
+    command.append(f"--workdir={workdirs()[0]}-lr{min(rates.values()):g}")
+    return shlex.join(command + [f"--{name}={rate:g}" for name, rate in rates.items()])
+
+
+def _config_file_fault(message: str) -> str:
+    """The last line of a traceback, with the line of the config file, where ml_collections gives a whole traceback."""
+    if "Traceback (most recent call last)" not in message:
+        return message
+    places = re.findall(r'File "([^"]+)", line (\d+)', message)
+    file, line = next((place for place in reversed(places) if "site-packages" not in place[0]), ("", ""))
+    return f"{file}, line {line}: {message.strip().splitlines()[-1]}"
+
+
+def _values(argv: Sequence[str], flag: str) -> list[str]:
     """The values that the command line gives to a flag, before absl has parsed it."""
     values = [word.split("=", 1)[1] for word in argv if re.match(rf"--?{flag}=", word)]
     return values + [word for name, word in itertools.pairwise(argv) if name in (f"--{flag}", f"-{flag}")]
@@ -106,6 +156,11 @@ def _values(argv: list[str], flag: str) -> list[str]:
 def _config_files(argv: list[str]) -> list[str]:
     """The files that --config names. What follows `FILE.py:` is an argument of its get_config."""
     return [re.sub(r"(\.py):.*", r"\1", value) for value in _values(argv, "config")]
+
+
+def _config_fields(argv: Sequence[str]) -> list[str]:
+    """The fields that --config.FIELD=VALUE names, such as data.dir."""
+    return [match[1] for word in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", word))]
 
 
 def _with_saved_config(argv: list[str]) -> list[str]:
@@ -132,14 +187,13 @@ def _check() -> None:
     mode = MODE.value
     if mode not in MODES:
         raise flags.Error(f"--mode={mode}{suggest(mode, MODES)}; choices: {', '.join(MODES)}")
-    if CONFIG.value is None:
+    if not flags.FLAGS["config"].present:
         raise flags.Error("--config is missing, such as --config=configs/car_symm_npair.py")
     if len(_WORKDIR.value) > 1 and mode != "eval":
         raise flags.Error(f"--workdir: --mode={mode} accepts one --workdir; got {len(_WORKDIR.value)}")
     if (WATCH.value and mode != "eval") or (WATCH_MINUTES.value and not WATCH.value):
         raise flags.Error("--watch needs --mode=eval, and --watch_minutes needs --watch")
-    if ("methods" in CONFIG.value) != (mode == "compare"):
-        raise flags.Error("--mode=compare needs a config of configs/compare/, and no other mode accepts one")
+    _check_config(mode)
     coordinator, count, process = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     if coordinator and mode not in ("train", "train_and_eval"):
         raise flags.Error(f"--coordinator: --mode={mode} runs in one process; only training runs in several")
@@ -153,3 +207,15 @@ def _check() -> None:
             f"--coordinator={coordinator} needs --num_processes, and --process_id from 0 to one less; got "
             f"{count} and {process}"
         )
+
+
+def _check_config(mode: str) -> None:
+    config = CONFIG.value
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise flags.Error(f"--config: get_config() must return a ConfigDict, got {config!r}")
+    if (len(config_check.COMPARISON.keys() & {*config}) > 1) != (mode == "compare"):
+        raise flags.Error("--mode=compare needs a config of configs/compare/, and no other mode accepts one")
+    if mode == "compare":
+        config_check.check_comparison(config)
+    else:
+        config_check.check(config)

@@ -1,5 +1,6 @@
 """What each --mode of launch.py does."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +30,12 @@ def run(
       InputError: a mistake in flags, config, data or workdir.
       FloatingPointError: training diverged.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every save and restore
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every save and restore, and the tracebacks of what it raises
     tfds.disable_progress_bar()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
+        # Without a home directory every run compiles again.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
     if mode == "compare":
         return compare(config, folders[0])
     checks.validate(config, jax.device_count())

@@ -15,7 +15,7 @@ from symm_jax.data import splits
 from symm_jax.errors import InputError
 from symm_jax.evaluation.protocol import Protocol, Scorer, create_protocol, create_scorer, measure
 from symm_jax.evaluation.table import table
-from symm_jax.run import best, checkpoints, metric_log, paths
+from symm_jax.run import best, checkpoints, config_json, metric_log, paths
 from symm_jax.run import workdir as workdirs
 
 _POLL_SECONDS = 1.0
@@ -46,7 +46,7 @@ def evaluate(
     for workdir in folders:
         if not watch and not checkpoints.steps(workdir):
             raise InputError(f"{workdir} holds no checkpoints; train first", argument="workdir")
-        workdirs.check_config(workdir, protocol.config, any_seed=True)
+        _check_config(protocol, workdir)
     scorer = functools.cache(functools.partial(create_scorer, protocol))
     faults: dict[tuple[Path, int], str] = {}
     with _evaluation_locks(folders):
@@ -69,6 +69,20 @@ def evaluate(
     return list(faults.values())
 
 
+def _check_config(protocol: Protocol, workdir: Path) -> None:
+    """Raises InputError when the config is not that of the run, or when config.json is not that of its checkpoints."""
+    workdirs.check_config(workdir, protocol.config, any_seed=True)
+    for step in checkpoints.steps(workdir)[-1:]:
+        copy = config_json.in_checkpoint(workdir, step)
+        if copy and (different := workdirs.differences({**protocol.config, "seed": copy["seed"]}, copy)):
+            raise InputError(
+                f"{paths.config(workdir)} was changed after {paths.checkpoint(workdir, step)} was saved:\n  "
+                + "\n  ".join(different)
+                + f"\nTo restore it, run: {config_json.restore_command(workdir, step)}",
+                argument="workdir",
+            )
+
+
 def _evaluate_new(
     protocol: Protocol,
     workdir: Path,
@@ -76,7 +90,7 @@ def _evaluate_new(
     faults: dict[tuple[Path, int], str],
 ) -> None:
     """Measures the checkpoints without results, adds to `faults` what cannot be measured, and updates best/."""
-    workdirs.check_config(workdir, protocol.config, any_seed=True)
+    _check_config(protocol, workdir)
     done = {row["step"] for row in best.results(workdir) if not set(protocol.columns) - row.keys()}
     todo = [s for s in checkpoints.steps(workdir) if s not in done and (workdir, s) not in faults]
     embeddings_of_best: dict[int, np.ndarray] = {}
@@ -150,10 +164,6 @@ def _evaluation_locks(folders: Sequence[Path]) -> Iterator[None]:
             path = paths.evaluation_lock(workdir)
             try:
                 stack.enter_context(files.lock(path, busy=f"another process evaluates in {workdir}"))
-            except OSError as error:
-                raise InputError(
-                    f"{workdir} cannot be written ({error.strerror}); make it writable", argument="workdir"
-                ) from error
             except InputError as error:
                 print(f"{error}; waiting for it to end")
                 stack.enter_context(files.lock(path))

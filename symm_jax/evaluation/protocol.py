@@ -13,7 +13,7 @@ from symm_jax import metrics, models
 from symm_jax.data import datasets, splits
 from symm_jax.data.arrays import Arrays
 from symm_jax.evaluation.embed import create_embed, embed_all
-from symm_jax.run import best, config_json
+from symm_jax.run import best, config_fields, config_json
 
 
 class Protocol(NamedTuple):
@@ -50,7 +50,8 @@ class Protocol(NamedTuple):
 
 
 def create_protocol(config: ml_collections.ConfigDict) -> Protocol:
-    """Unpacks a config. Raises InputError for names and options that do not exist."""
+    """Unpacks a config. Raises InputError for fields, names and options that are unknown or of another type."""
+    config_fields.check(config)
     m = config.model
     return Protocol(
         config=config_json.to_dict(config),

@@ -23,6 +23,8 @@ def table(rows: Sequence[dict], columns: Sequence[str]) -> str:
         lines.append(f"{row['step']:8d}" + "".join(cells))
     lines.append("")
     for how, row in best.select(rows, columns[0]).items():
+        if columns[0] not in row:  # measured with other recall_ks, and its checkpoint cannot be measured again
+            continue
         caution = ", optimistic: chosen by what it measures" if how == best.TEST else ""
         lines.append(
             f"  step {row['step']:<6} {columns[0]} {100 * row[columns[0]]:.2f}%  {best.MEANINGS[how]}{caution}"

@@ -25,7 +25,7 @@ A loss may take a synthesis. It then has three more options:
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -134,7 +134,9 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
     function = errors.lookup("loss", name, LOSSES, argument="losses")
     parameters = inspect.signature(function).parameters
     common = [key for key in ("weight", "synthesis") if key == "weight" or key in parameters]
-    _check_options(repr(name), options, common + [key for key in _list_options(function) if key not in _RESERVED])
+    _check_options(
+        repr(name), function, options, common + [key for key in _list_options(function) if key not in _RESERVED]
+    )
     weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
         raise errors.InputError(f"weight of {name!r} must be a finite number >= 0, got {weight!r}", argument="losses")
@@ -156,7 +158,7 @@ def _create_synthesis(spec: str | Mapping[str, Any] | None) -> Synthesis | None:
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", "")
     function = errors.lookup("synthesis", name, SYNTHESES, argument="losses")
-    _check_options(f"synthesis {name!r}", options, _list_options(function))
+    _check_options(f"synthesis {name!r}", function, options, _list_options(function))
     return functools.partial(function, **options)
 
 
@@ -164,10 +166,14 @@ def _list_options(function: Callable) -> list[str]:
     return [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def _check_options(what: str, options: Iterable[str], known: Sequence[str]) -> None:
-    for key in options:
+def _check_options(what: str, function: Callable, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    parameters = inspect.signature(function).parameters
+    for key, value in options.items():
         if key not in known:
             raise errors.InputError(
                 f"{what} has no option {key!r}{errors.suggest(key, known)}; options: {', '.join(known)}",
                 argument="losses",
             )
+        own = key in parameters and key not in _RESERVED
+        if own and (fault := signatures.option_fault(value, parameters[key])):
+            raise errors.InputError(f"{key} of {what} {fault}", argument="losses")

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from symm_jax.errors import InputError, lookup, suggest
 from symm_jax.models.backbones import BACKBONES
+from symm_jax.signatures import option_fault
 
 
 class Embedder(nn.Module):
@@ -53,15 +54,20 @@ def create(
       **options: fields of the backbone, e.g. lrn="caffe" for googlenet.
 
     Raises:
-      InputError: the name or an option is unknown. The message suggests the closest one.
+      InputError: the name or an option is unknown, or an option has a value of another type than its default. The
+        message suggests the closest name.
     """
     backbone = lookup("model", name, BACKBONES, argument="model").module
-    known = [f for f in inspect.signature(backbone).parameters if f not in ("dtype", "param_dtype", "parent", "name")]
-    for key in options.keys() - set(known):
-        raise InputError(
-            f"{name!r} has no option {key!r}{suggest(key, known)}; options: {', '.join(known) or 'none'}",
-            argument="options",
-        )
+    parameters = inspect.signature(backbone).parameters
+    known = [f for f in parameters if f not in ("dtype", "param_dtype", "parent", "name")]
+    for key, value in options.items():
+        if key not in known:
+            raise InputError(
+                f"{name!r} has no option {key!r}{suggest(key, known)}; options: {', '.join(known) or 'none'}",
+                argument="options",
+            )
+        if fault := option_fault(value, parameters[key]):
+            raise InputError(f"{key} of {name!r} {fault}", argument="options")
     dtype, param_dtype = jnp.dtype(dtype), jnp.dtype(param_dtype)
     module = backbone(**options, dtype=dtype, param_dtype=param_dtype, name="backbone")
     return Embedder(module, dim, dtype, param_dtype)

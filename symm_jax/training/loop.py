@@ -59,7 +59,7 @@ def run(
 
     Raises:
       FloatingPointError: the loss or a gradient is not finite. The last checkpoint is from before.
-      SystemExit: SIGTERM (143) or Ctrl-C (130) came to any process. The state has been saved.
+      SystemExit: SIGTERM (143), SIGHUP (129) or Ctrl-C (130) came to any process. The state has been saved.
     """
     pending: collections.deque[_Pending] = collections.deque()
     last_log, last_time, step, saved, stopped = first_step, time.monotonic(), first_step, first_step, False
@@ -130,16 +130,19 @@ def _require_finite(values: dict[str, float], step: int, seed: int) -> None:
     bad = [f"{name} = {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
     if bad:
         raise FloatingPointError(
-            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}; nothing was saved since the last "
-            "checkpoint. A lower learning rate may help, in a new workdir"
+            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}. The newest checkpoint is from before"
         )
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Yields a list to which SIGTERM and Ctrl-C are added. A second signal acts at once."""
+    """Yields a list to which SIGTERM, SIGHUP and Ctrl-C are added. A second signal ends the process at once.
+
+    An ignored signal stays ignored, as SIGHUP under nohup.
+    """
     received: list[signal.Signals] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    known = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", None))  # Windows has no SIGHUP
+    numbers = [n for n in known if n is not None and signal.getsignal(n) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
@@ -147,8 +150,8 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
 
     def receive(number, _):
         received.append(signal.Signals(number))
-        for n, handler in before.items():
-            signal.signal(n, handler)
+        for n in numbers:
+            signal.signal(n, signal.SIG_DFL)
 
     for number in numbers:
         signal.signal(number, receive)

@@ -11,7 +11,7 @@ import optax
 
 from symm_jax import losses, models, optim
 from symm_jax.data import augment, datasets
-from symm_jax.run import config_json
+from symm_jax.run import config_fields, config_json
 
 
 class Pretrained(NamedTuple):
@@ -84,7 +84,8 @@ class Plan(NamedTuple):
 
 
 def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
-    """The recipe of a config. Raises InputError for names and options that do not exist."""
+    """The recipe of a config. Raises InputError for fields, names and options that are unknown or of another type."""
+    config_fields.check(config)
     o, m = config.optimizer, config.model
     schedule = optim.staircase_schedule(
         o.learning_rate, o.decay_rate, o.decay_every, o.stop_step, o.final_learning_rate
@@ -110,7 +111,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
 
 
 def create_plan(config: ml_collections.ConfigDict) -> Plan:
-    """Unpacks a config. Raises InputError for names and options that do not exist."""
+    """Unpacks a config. Raises InputError as `create_recipe`."""
     m, a = config.model, config.augment
     return Plan(
         recipe=create_recipe(config),

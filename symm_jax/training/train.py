@@ -30,7 +30,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: something is wrong with the config, the data or the workdir. Nothing has been compiled then.
       FloatingPointError: the loss or a gradient is not finite. The last checkpoint is from before.
-      SystemExit: SIGTERM (143) or Ctrl-C (130) came. The state has been saved.
+      SystemExit: SIGTERM (143), SIGHUP (129) or Ctrl-C (130) came. The state has been saved.
     """
     plan = create_plan(config)
     workdirs.check_config(workdir, plan.config)

@@ -112,14 +112,21 @@ def test_the_main_job_and_its_modes(cars, tmp_path, launch):
         ),
         (
             ["--config=configs/car_npair.py", "--config.batchsize=4"],
-            "no field 'batchsize' (Did you mean \"batch_size\"",
+            "no field 'batchsize' (did you mean 'batch_size'?)",
         ),
-        (["--config=configs/car_npair.py", "--batch_size=4"], "changed with --config.FIELD=VALUE"),
+        (["--config=configs/car_npair.py", "--config.data.dri=x"], "no field 'data.dri' (did you mean 'data.dir'?)"),
+        (["--config=configs/car_npair.py", "--batch_size=4"], "not a flag; did you mean --config.batch_size?"),
+        (["--config=configs/car_npair.py", "--workdri=a"], "not a flag; did you mean --workdir?"),
+        (["--config=configs/car_npair.py", "--config.batch_size=63.5"], "batch_size must be an integer, got '63.5'"),
+        (["--config=configs/car_npair.py", "--config.recall_ks=(1,2"], "its brackets do not match"),
+        (["--config=configs/car_npair.py", "--config.losses=({'name':'npair'}"], "must be a tuple of mappings"),
+        (["--config=configs/car_npair.py", "--config.model.options.size=3"], "replaces all options"),
+        (["--config=configs/car_npair.py", "--workdir=~no-such-user/a"], "Set HOME, or write the path without ~"),
         (["configs/car_npair.py"], "did you mean --config=configs/car_npair.py?"),
         (["--config=configs/car_npair.py", "config.batch_size=4"], "did you mean --config.batch_size=4?"),
         (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),
         (["--config=configs/car_npair.py", "--mode=evaluate"], "did you mean 'eval'"),
-        (["--config=configs/car_npair.py", "--config.num_steps=many"], "num_steps"),
+        (["--config=configs/car_npair.py", "--config.num_steps=many"], "num_steps must be an integer, got 'many'"),
         (["--config=configs/car_npair.py", "--config.num_steps=0"], "config.num_steps must be an integer above 0"),
         (
             ["--config=configs/inshop_npair.py", "--config.model.pretrained=", "--config.data.dir=/absent"],
@@ -154,6 +161,38 @@ def test_mistakes_are_answered_without_a_traceback(arguments, message, launch):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "message"),
+    [
+        (
+            "config.optimizer.learning_rat = 5.0",
+            "train",
+            "config.optimizer.learning_rat is unknown (did you mean 'opti",
+        ),
+        ("config.batchsize = 8", "prepare", "config.batchsize is unknown (did you mean 'batch_size'?)"),
+        ("config.num_steps = 1e4", "eval", "own.py, line 4: TypeError: Could not override field 'num_steps'"),
+        ("config.model.pretrained = None", "train", "config.model.pretrained must be a string, got None"),
+        ("del config.data.crop", "train", "config lacks data.crop; copy what is missing from configs/default.py"),
+        ("config = None", "train", "get_config() must return a ConfigDict, got None"),
+        ("config = compare(sedes=(1,))", "compare", "config.sedes is unknown (did you mean 'seeds'?)"),
+        ("config = compare(seeds=1)", "compare", "config.seeds must be a tuple of integers, got 1"),
+        ("config.lr = 1; config = compare(config)", "compare", "config.methods.a.lr is unknown"),
+    ],
+)
+def test_a_config_file_is_checked_before_anything_is_done(changes, mode, message, launch, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from configs import glyphs_npair\ndef get_config():\n"
+        f"    config = glyphs_npair.get_config()\n    {changes}\n    return config\n"
+        "def compare(method=glyphs_npair.get_config(), **others):\n"
+        "    fields = {'methods': {'a': method}, 'baseline': 'a', 'seeds': (1,), 'validation_classes': (0,)}\n"
+        "    return type(method)(fields | others)\n"
+    )
+    result = launch(f"--config={tmp_path / 'own.py'}", f"--mode={mode}", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -198,6 +237,7 @@ def test_every_field_is_read(field, tmp_path):
     ("field", "value", "message"),
     [
         ("batch_size", 5, "even"),
+        ("seed", 2**32, "below"),
         ("batch_size", 2, "at least 4"),
         ("batch_size", 12, "4 devices cannot share"),
         ("batch_size", -8, "above 0"),

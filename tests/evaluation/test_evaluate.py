@@ -136,6 +136,19 @@ def test_several_workdirs_may_differ_in_their_seed_alone(quick, tmp_path):
         evaluate(quick, folders)
 
 
+def test_a_config_that_was_changed_after_the_checkpoints_is_refused(quick, tmp_path):
+    workdir = write_run(quick, tmp_path / "run", 1)
+    config = config_json.to_dict(quick)
+    copy = paths.checkpoint(workdir, 1) / "config" / "metadata"
+    copy.write_text(json.dumps(config | {"num_steps": 99, "seed": 5}))  # a longer run of another seed is the same
+    quick.data.image_size = 17
+    paths.config(workdir).write_text(json.dumps(config_json.to_dict(quick)))
+    with pytest.raises(
+        errors.InputError, match=r"config.json was changed after .*image_size: 17, there 16\nTo res.* cp"
+    ):
+        evaluate(quick, [workdir])
+
+
 def test_what_cannot_be_measured_is_said_first(quick, tmp_path):
     with pytest.raises(errors.InputError, match="nothing holds no checkpoints"):
         evaluate(quick, [tmp_path / "nothing"])

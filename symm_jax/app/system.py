@@ -1,0 +1,57 @@
+"""What a user reads when the operating system refuses something: the path, the reason and what can be done."""
+
+import errno
+import os
+import re
+
+_AGAIN = "Nothing that was finished is lost: then run the same command again."
+_ROOM = f"Make room, or move the folder to a larger disk. {_AGAIN}"
+_FOLDER = "or pass another folder, such as --workdir=FOLDER or --config.data.cache_dir=FOLDER."
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: f"Raise the limit of the size of files (ulimit -f). {_AGAIN}",
+    errno.EROFS: f"Mount it for writing, {_FOLDER}",
+    errno.EACCES: f"Change its permissions, {_FOLDER}",
+    errno.EPERM: f"Change its owner or its permissions, {_FOLDER}",
+    errno.ENOENT: f"Check the path, {_FOLDER}",
+    errno.ENOTDIR: f"A part of the path is a file. Rename the file, {_FOLDER}",
+    errno.EEXIST: f"Rename what has this name, {_FOLDER}",
+    errno.EISDIR: "It must be a file. Rename the folder.",
+    errno.ENAMETOOLONG: "Pass a folder with a shorter path.",
+    errno.EMFILE: f"Raise the limit of open files (ulimit -n). {_AGAIN}",
+    errno.ENFILE: f"The whole machine has too many open files. {_AGAIN}",
+    errno.ENOMEM: f"Free memory. {_AGAIN}",
+    errno.EIO: "Check the disk and its connection. Copy to another disk what is still readable.",
+    errno.ESTALE: f"Mount the network folder again. {_AGAIN}",
+}
+_HOME = (
+    "a path begins with ~, and this user's home directory is not known: HOME is not set, or there is no such user. "
+    "Set HOME, or write the path without ~."
+)
+# Libraries in C++ raise other exceptions, whose text has the words of the system.
+_WORDED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def describe(error: BaseException) -> str:
+    """One line for an exception that the operating system caused; "" for every other exception."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "Could not determine home directory" in text:
+        return _HOME
+    if isinstance(error, OSError):
+        if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy
+            return f"a file cannot be written to its end ({text}). {_ROOM}"
+        if error.errno is None:  # raised by a library
+            return text or type(error).__name__
+        reason = error.strerror or os.strerror(error.errno)
+        names = " and ".join(os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes)))
+        remedy = _REMEDIES.get(error.errno, _AGAIN.removeprefix("Nothing that was finished is lost: ").capitalize())
+        return f"{names or 'a file or the output of this command'}: {reason}. {remedy}"
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return describe(cause)
+    number = next((number for number in _WORDED if os.strerror(number) in text), None)
+    if number is None:
+        return ""
+    paths = re.findall(r"""["'](/[^"']+)["']""", text)
+    return f"{paths[-1] if paths else text[:300]}: {os.strerror(number)}. {_REMEDIES[number]}"
