@@ -176,20 +176,24 @@ def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
     assert "another process evaluates" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["no embeddings", "no choice", "half a choice"])
-def test_a_damaged_best_is_selected_again(quick, tmp_path, damage, capsys):
-    workdir = write_run(quick, tmp_path / "run", 1)
+def test_a_damaged_best_is_made_again_also_when_it_holds_the_only_copy(quick, tmp_path, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1, 2)
     evaluate(quick, [workdir])
     before = best.read(workdir)
+    shutil.rmtree(paths.checkpoint(workdir, before["step"]))
     embeddings = np.load(workdir / "best/embeddings.npy")
-    if damage == "no embeddings":
-        (workdir / "best/embeddings.npy").unlink()
-    else:
-        (workdir / "best/choice.json").write_text("" if damage == "no choice" else '{"step": 1}')
-    evaluate(quick, [workdir])
-    assert best.read(workdir) == before
-    np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
-    assert ("selected again" in capsys.readouterr().err) == (damage != "no embeddings")
+    for name, damaged in (
+        ("embeddings.npy", None),
+        ("embeddings.npy", (workdir / "best/embeddings.npy").read_bytes()[:-1] + b"x"),
+        ("choice.json", b""),
+        ("choice.json", b'{"step": 1}'),
+    ):
+        path = workdir / "best" / name
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        evaluate(quick, [workdir])
+        assert best.read(workdir) == before
+        np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
+    assert capsys.readouterr().err.count("selected again") == 4
 
 
 def test_watching_in_vain_is_a_fault(quick, tmp_path):

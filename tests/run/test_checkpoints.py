@@ -198,7 +198,9 @@ def test_a_checkpoint_without_digests_is_read_with_a_warning_if_it_never_had_any
 
 def test_arrays_of_another_network_are_no_damage(golden):
     for other in ({"w": PARAMS["w"].T}, {"w": PARAMS["w"].astype(jnp.bfloat16)}):
-        with pytest.raises(errors.InputError, match=r"another network: its params\['w'\] is float32\[50, 60\], ") as said:
+        with pytest.raises(
+            errors.InputError, match=r"another network: its params\['w'\] is float32\[50, 60\], "
+        ) as said:
             checkpoints.restore(golden.parent.parent, 1, params=PARAMS | other)
         assert not isinstance(said.value, checkpoints.DamagedError)
 
