@@ -59,7 +59,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
             log = stack.enter_context(metric_log.MetricLog(workdir, "train", first_step))
         dispatch = _dispatch_from_device if resident else _dispatch_from_host
         writer = checkpoints.Writer(workdir, plan.config, keep=plan.keep_checkpoints)
-        with writer, distributed.exit_on_peer_failure():
+        # The outer one is for the last save, which leaving the writer waits for. The inner one does not wait for it.
+        with distributed.exit_on_peer_failure(), writer, distributed.exit_on_peer_failure():
             loop.run(
                 plan,
                 batches.replicate(state),

@@ -73,6 +73,13 @@ def test_a_save_that_does_not_read_back_is_no_checkpoint(tmp_path, monkeypatch):
     assert {p.name for p in paths.checkpoints(tmp_path).iterdir()} == {"1"}
 
 
+def test_a_lost_process_is_told_from_a_failed_save(tmp_path):
+    lost = jax.errors.JaxRuntimeError("another process has died")
+    writer = checkpoints.Writer(tmp_path, {})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="has died"), writer, writer._explained_errors():
+        raise TimeoutError("Timed out while waiting for a barrier.") from lost
+
+
 def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
     write(tmp_path, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
