@@ -120,8 +120,8 @@ class Writer:
         except jax.errors.JaxRuntimeError:  # another process has ended
             raise
         except Exception as error:
-            if isinstance(error.__cause__, jax.errors.JaxRuntimeError):  # Orbax hides it behind a TimeoutError
-                raise error.__cause__ from None
+            if isinstance(lost := error.__cause__, jax.errors.JaxRuntimeError):  # Orbax hides it behind a TimeoutError
+                raise lost from None
             path = self._folder / (str(self._saving[0]) if self._saving else "")
             no_space = any(words in str(error) for words in _NO_SPACE)
             reason = "no space left on the disk" if no_space else orbax_folder.first_line(error)
