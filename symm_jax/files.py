@@ -1,15 +1,22 @@
 """Atomic writes of files and folders, and locks that end with their process."""
 
 import contextlib
+import errno
+import glob
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
+from symm_jax import errors
 from symm_jax.errors import InputError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # as flock fails on some file systems
 
 
 @contextlib.contextmanager
@@ -21,7 +28,7 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     A process that is killed inside the block leaves `NAME.partial-*`. The next call for the same path deletes such
     leftovers, so the caller holds a `lock` for `path`.
     """
-    for leftover in path.parent.glob(f"{path.name}.partial-*"):
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
         shutil.rmtree(leftover)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
@@ -29,21 +36,30 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     before = temporary.with_name(f"{temporary.name}-before")
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            _flush(file)  # the data is on the disk before the name is
         if replace and path.exists():
             path.rename(before)
         temporary.rename(path)
         shutil.rmtree(before, ignore_errors=True)
     except BaseException:
+        if before.exists() and not path.exists():
+            before.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader finds the old content or the new content."""
+    """Writes a file atomically: a reader finds the old content or the new content, also when writing fails."""
     temporary = path.with_name(f"{path.name}.partial")
-    with naming(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_text(text, encoding="utf-8")
+            _flush(temporary)
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -56,9 +72,22 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError, with the reason, for every other content."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
+
+
 @contextlib.contextmanager
 def lock(path: Path, *, busy: str = "") -> Iterator[None]:
     """Holds the lock file `path`. The system releases it when the process ends.
+
+    Where the file system has no locks, it warns and goes on without one.
 
     Args:
       path: the lock file. It holds the number of the process that has the lock.
@@ -73,8 +102,14 @@ def lock(path: Path, *, busy: str = "") -> Iterator[None]:
         held.acquire()
     except filelock.Timeout:
         raise InputError(f"{busy} (held by process {_holder(path)})") from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        errors.warn(f"the file system of {path.parent} has no locks ({error}); start only one program there at a time")
+        yield
+        return
     try:
-        with naming(path):
+        with contextlib.suppress(OSError):  # the number is only shown to others, and the disk may be full
             path.write_text(str(os.getpid()))
         yield
     finally:
@@ -97,6 +132,18 @@ def require_space(folder: Path, needed: int, content: str, *, argument: str = ""
             "pass another folder",
             argument=argument,
         )
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or folder is on the disk, where the file system can say so."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _holder(path: Path) -> str:

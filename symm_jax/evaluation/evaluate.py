@@ -119,13 +119,13 @@ def _keep_best(
 ) -> None:
     """Updates best/ from the results whose checkpoints still exist."""
     try:
+        best.require_intact(workdir)
         kept = best.read(workdir)
     except InputError as error:
         errors.warn(f"{error}; selected again")
         kept = None
-    if kept and not paths.embeddings(workdir).exists():
-        kept = None
-    there = {*checkpoints.steps(workdir), *([kept["step"]] if kept else [])}
+    saved, copied = (set(checkpoints.steps(folder)) for folder in (workdir, paths.best(workdir)))
+    there = saved | copied
     rows = [row for row in best.results(workdir) if row["step"] in there and (workdir, row["step"]) not in faults]
     decided = best.select_best(rows, protocol.main_metric)
     if decided is None or (kept and kept["step"] == decided[1]["step"]):
@@ -135,7 +135,9 @@ def _keep_best(
     with _record_faults(faults, workdir, step):
         found = embeddings.get(step)
         if found is None:  # measured by an earlier process
-            variables = checkpoints.restore(workdir, step, **scorer().shapes)
+            # A damaged best/ may have the only copy: training has deleted the others.
+            folder = workdir if step in saved else paths.best(workdir)
+            variables = checkpoints.restore(folder, step, **scorer().shapes)
             found = scorer().embed(variables, scorer().test.images, f"embed step {step}")
         best.keep(workdir, how, row, protocol.main_metric, found)
 

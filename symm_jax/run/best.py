@@ -5,6 +5,8 @@ luck of the selection. With held-out training classes (`validation_classes`) the
 the test classes are only measured.
 """
 
+import functools
+import hashlib
 import json
 import math
 import shutil
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from symm_jax import files
+from symm_jax import errors, files
 from symm_jax.errors import InputError
 from symm_jax.run import metric_log, paths
 
@@ -27,6 +29,8 @@ MEANINGS = {
     TEST: "best on the test classes",
     LAST: "last checkpoint",
 }
+
+_DIGEST = "embeddings_sha256"
 
 
 def results(workdir: Path) -> list[dict[str, Any]]:
@@ -62,7 +66,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
     """The content of best/choice.json; None without the file.
 
     Returns:
-      {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning"}.
+      {"step", "chosen_by": "validation" or "test", "metric", "value", "meaning", "embeddings_sha256"}.
 
     Raises:
       InputError: the file is damaged.
@@ -71,17 +75,45 @@ def read(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        choice = json.loads(path.read_text())
+        choice = files.read_json_object(path)
+        for key, kind in {"step": int, "chosen_by": str, "metric": str, "value": (int, float)}.items():
+            if not isinstance(choice.get(key), kind) or isinstance(choice[key], bool):
+                raise ValueError(f"no valid {key!r}")
+        if choice["chosen_by"] not in MEANINGS or not math.isfinite(choice["value"]):
+            raise ValueError("an impossible choice")
         choice["value"] = float(choice["value"])
-        _ = choice["step"], choice["chosen_by"], choice["metric"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); evaluate again: --mode=eval writes it") from error
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path} is damaged ({error}); evaluate again: --mode=eval writes it") from error
     return choice
 
 
-def forget(workdir: Path, last_step: int) -> None:
-    """Deletes best/ if it is of a step after `last_step`, which training is about to repeat."""
+def require_intact(workdir: Path) -> None:
+    """Raises InputError when the checkpoint or the embeddings that choice.json names are missing or damaged."""
     choice = read(workdir)
+    if choice is None:
+        return
+    path = paths.embeddings(workdir)
+    try:
+        if not paths.checkpoint(paths.best(workdir), choice["step"]).is_dir():
+            raise ValueError(f"the checkpoint of step {choice['step']} is missing")
+        # Folders of earlier versions have no digest.
+        if choice.get(_DIGEST, digest := _digest(path)) != digest:
+            raise ValueError(f"{path.name} is not what was written: its SHA-256 differs")
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path.parent} is damaged ({error}); evaluate again: --mode=eval writes it") from error
+
+
+def forget(workdir: Path, last_step: int) -> None:
+    """Deletes best/ if it is of a step after `last_step`, which training is about to repeat.
+
+    When its choice is damaged, the folder stays until evaluation replaces it.
+    """
+    try:
+        choice = read(workdir)
+    except InputError as error:
+        errors.warn(str(error))
+        return
     if choice and choice["step"] > last_step:
         shutil.rmtree(paths.best(workdir))
 
@@ -89,15 +121,31 @@ def forget(workdir: Path, last_step: int) -> None:
 def keep(workdir: Path, criterion: str, row: Mapping[str, Any], metric: str, embeddings: np.ndarray) -> None:
     """Copies a checkpoint's parameters to best/, with the embeddings of the test images and how it was selected.
 
-    best/ is laid out like a workdir, so that it can be evaluated as one. It is replaced as a whole.
+    best/ is laid out like a workdir, so that it can be evaluated as one. It is replaced as a whole. A checkpoint that
+    only best/ still holds is copied from there.
     """
     step = row["step"]
     column = f"{VALIDATION}/{metric}" if criterion == VALIDATION else metric
     choice = {"step": step, "chosen_by": criterion, "metric": column, "value": row[column]}
     choice["meaning"] = MEANINGS[criterion]
     with files.new_directory(paths.best(workdir), replace=True) as folder:
-        source = paths.checkpoint(workdir, step)
-        shutil.copytree(source, paths.checkpoint(folder, step), ignore=shutil.ignore_patterns("opt_state"))
+        source = next(p for p in (workdir, paths.best(workdir)) if paths.checkpoint(p, step).exists())
+        shutil.copytree(
+            paths.checkpoint(source, step), paths.checkpoint(folder, step), ignore=shutil.ignore_patterns("opt_state")
+        )
         shutil.copyfile(paths.config(workdir), paths.config(folder))
-        np.save(folder / paths.embeddings(workdir).name, embeddings)
+        path = folder / paths.embeddings(workdir).name
+        np.save(path, embeddings)
+        choice[_DIGEST] = _digest(path)
         (folder / paths.choice(workdir).name).write_text(json.dumps(choice, indent=2) + "\n")
+
+
+def _digest(path: Path) -> str:
+    return _digest_of_version(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)  # a watching evaluator asks every second
+def _digest_of_version(path: Path, modified: int) -> str:
+    del modified
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

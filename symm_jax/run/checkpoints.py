@@ -1,27 +1,39 @@
 """Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,batch_stats,opt_state,config,digests}.
 
 Parameters, running statistics and optimiser state are separate items. Evaluation does not read the optimiser state.
-Arrays are stored as one device holds them, so a run may be resumed on another number of devices. The SHA-256 of each
-array is stored too, because Orbax restores an array with a flipped bit without an error.
+Arrays are stored as one device holds them, so a run may be resumed on another number of devices.
+A checkpoint is read back and compared with its digests before it gets its name, and again whenever it is restored.
+A checkpoint that is damaged, or whose values are not finite, is never used. It is kept aside and never deleted.
 """
 
-import hashlib
+import contextlib
+import errno
 import json
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from symm_jax import distributed, files
+from symm_jax import distributed, errors, files
 from symm_jax.errors import InputError
-from symm_jax.run import best, paths
+from symm_jax.run import best, digests, orbax_folder, paths
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # part of the names that Orbax gives to folders that are not complete
+_DELETION_SECONDS = 1.0
+_NO_SPACE = ("No space left", "File too large", "Disk quota exceeded", "RESOURCE_EXHAUSTED")
+# The file may be whole: this process was not allowed to read it, or had no memory or file descriptor left.
+_NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+_NOT_DAMAGE_WORDS = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "Too many open files")
+
+
+class DamagedError(InputError):
+    """A checkpoint that cannot be used: its files are damaged, or its values are not finite."""
 
 
 class Writer:
@@ -36,9 +48,15 @@ class Writer:
           keep: number of newest checkpoints to keep, see `delete_old`; 0 keeps all.
         """
         self._workdir, self._config, self._keep = workdir, dict(config), keep
-        self._manager = ocp.CheckpointManager(
-            paths.checkpoints(workdir),
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, create=True),
+        self._folder = paths.checkpoints(workdir).resolve()  # Orbax needs an absolute path
+        if distributed.is_main():
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._stack = contextlib.ExitStack()
+        self._orbax_folder = self._stack.enter_context(orbax_folder.plain_path(self._folder))
+        self._saving: tuple[int, dict[str, Any], dict[str, Any]] | None = None  # step, trees, their digests
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._verify),
         )
 
     def save(self, step: int, params: Any, opt_state: Any, batch_stats: Any = None) -> None:
@@ -48,28 +66,75 @@ class Writer:
 
         Raises:
           InputError: the folder holds this step or a later one.
-          Exception: an earlier save has failed.
+          FloatingPointError: an array contains NaN or infinity. Nothing was saved.
+          OSError: this save or the one before has failed, e.g. because the disk is full.
         """
         trees = {"params": params, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
-        items = ocp.args.Composite(
-            **{name: ocp.args.StandardSave(_replicated(tree)) for name, tree in trees.items()},
-            config=ocp.args.JsonSave(self._config),
-            digests=ocp.args.JsonSave({name: _digests(tree) for name, tree in trees.items()}),
-        )
-        # Orbax returns False, and saves nothing, when the folder holds this step or a later one.
-        if not self._manager.save(step, args=items, force=True):
-            raise InputError(
-                f"step {step} was not saved: {paths.checkpoints(self._workdir)} holds the steps "
-                f"{self._manager.all_steps()}. Pass another --workdir."
+        if bad := digests.not_finite(trees):
+            raise FloatingPointError(
+                f"training diverged by step {step}: {bad} contain NaN or infinity after the update; this step was not "
+                "saved. A lower learning rate may help, in a new workdir"
             )
+        if later := [there for there in steps(self._workdir) if there >= step]:
+            raise InputError(
+                f"step {step} was not saved: {self._folder} holds the steps {later}. Pass another --workdir."
+            )
+        described = digests.describe(step, trees, self._config)
+        items = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(orbax_folder.replicated(tree)) for name, tree in trees.items()},
+            config=ocp.args.JsonSave(self._config),
+            digests=ocp.args.JsonSave(described),
+        )
+        with self._explained_errors():
+            self._checkpointer.wait_until_finished()
+            self._saving = step, trees, described
+            self._checkpointer.save(self._orbax_folder / str(step), args=items)
         self._delete_old()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_) -> None:
-        self._manager.close()
+        with self._stack, self._explained_errors():
+            self._checkpointer.close()
         self._delete_old()
+
+    def _verify(self) -> None:
+        """Reads back what was written. The main process does so when all have written, before the last renaming."""
+        assert self._saving is not None
+        step, trees, described = self._saving
+        (folder,) = (p for p in self._orbax_folder.iterdir() if p.name.startswith(f"{step}{_UNFINISHED}"))
+        try:
+            orbax_folder.read(folder, step, trees)
+            if json.loads(orbax_folder.read_item(folder, "digests")) != described:
+                raise ValueError("its digests differ from those that were saved")
+        except Exception as error:
+            raise ValueError(f"it does not read back as it was written: {orbax_folder.first_line(error)}") from error
+        self._saving = None  # so that the arrays are not held
+
+    @contextlib.contextmanager
+    def _explained_errors(self) -> Iterator[None]:
+        """Turns what Orbax raises for a save that failed, this one or the one before, into an OSError."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process has ended
+            raise
+        except Exception as error:
+            if isinstance(lost := error.__cause__, jax.errors.JaxRuntimeError):  # Orbax hides it behind a TimeoutError
+                raise lost from None
+            path = self._folder / (str(self._saving[0]) if self._saving else "")
+            no_space = any(words in str(error) for words in _NO_SPACE)
+            reason = "no space left on the disk" if no_space else orbax_folder.first_line(error)
+            if distributed.is_main():
+                with contextlib.suppress(OSError):
+                    remove_unfinished(self._workdir)
+            raise OSError(
+                errno.ENOSPC if no_space else errno.EIO,
+                f"the checkpoint was not saved ({reason}). Earlier checkpoints are as they were: "
+                + ("make room, and start again" if no_space else "start again")
+                + " with the same command, which goes on from the newest",
+                str(path),
+            ) from error
 
     def _delete_old(self) -> None:
         if not self._keep or not distributed.is_main():
@@ -82,13 +147,11 @@ class Writer:
 
 
 def steps(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints in rising order."""
+    """The steps of the checkpoints in rising order. Orbax renames a checkpoint to its step when it is complete."""
     folder = paths.checkpoints(workdir)
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if p.name.isdecimal())
-    # Orbax renames a step into place when it is complete. A folder without metadata is not a step.
-    return sorted(int(p.name) for p in found if (p / "_CHECKPOINT_METADATA").exists())
+    return sorted(int(p.name) for p in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name))
 
 
 def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
@@ -100,35 +163,80 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
       **abstract: item name -> the tree of arrays or jax.ShapeDtypeStruct that the item must hold.
 
     Raises:
-      InputError: the checkpoint is damaged, or its arrays have other shapes.
+      DamagedError: the checkpoint is damaged, or its values are not finite.
+      InputError: its arrays have other shapes or types, or it cannot be read now.
       FileNotFoundError: the checkpoint has been deleted, perhaps while it was read.
     """
-    path = paths.checkpoint(workdir, step).resolve()  # Orbax needs an absolute path
-    restored = {}
+    path = paths.checkpoint(workdir, step).resolve()
     try:
-        stored = path / "digests" / "metadata"
-        digests = json.loads(stored.read_text()) if stored.exists() else {}  # older checkpoints have none
-        with ocp.StandardCheckpointer(multiprocessing_options=_single_process_options()) as checkpointer:
-            for name, tree in abstract.items():
-                target = jax.tree.map(_on_one_device, tree)
-                restored[name] = checkpointer.restore(path / name, target)
-                for leaf, digest in _digests(restored[name]).items() if name in digests else ():
-                    if digests[name].get(leaf) != digest:
-                        raise ValueError(f"{name}{leaf} is not what was saved: its SHA-256 differs")
+        with orbax_folder.plain_path(path) as folder:
+            restored = orbax_folder.read(folder, step, abstract)
+    except InputError as error:
+        raise InputError(f"checkpoint {path} is of another network: {error}") from error
     except Exception as error:  # Orbax raises bare Exception, KeyError, ValueError, ... for damaged files
         if _is_being_deleted(path):
             raise FileNotFoundError(f"checkpoint {path} has been deleted") from error
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"checkpoint {path} cannot be read ({first[:300]}). To go on without it, move it out of the folder."
-        ) from error
-    return restored
+        fault = f"checkpoint {path} cannot be read ({orbax_folder.first_line(error)})."
+        if _is_of_this_process(error):
+            raise InputError(f"{fault} It may be intact: remove the cause, and start again.") from error
+        raise DamagedError(f"{fault} To go on without it, move it out of the folder.") from error
+    if bad := digests.not_finite(restored):
+        raise DamagedError(
+            f"checkpoint {path} cannot be used: {bad} contain NaN or infinity, because training had diverged when it "
+            "was saved. To go on without it, move it out of the folder."
+        )
+    return jax.tree.map(jnp.asarray, restored)
+
+
+def restore_newest(workdir: Path, **abstract: Any) -> tuple[int, dict[str, Any]]:
+    """The newest checkpoint that is not damaged: its step, and its items as `restore` reads them.
+
+    Warns of those that are damaged. Nothing is moved: see `set_aside`.
+
+    Raises:
+      InputError: there is none, or as `restore`. The message names all that are damaged.
+    """
+    faults = []
+    for step in reversed(steps(workdir)):
+        try:
+            items = restore(workdir, step, **abstract)
+        except (DamagedError, FileNotFoundError) as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            errors.warn(f"{fault}\nStep {step} is used in its place.")
+        return step, items
+    listed = "\n  ".join(faults) or "there is none"
+    raise InputError(
+        f"no checkpoint in {paths.checkpoints(workdir)} can be used:\n  {listed}\n"
+        "Restore one from a copy, or pass another --workdir to train from the start.",
+        argument="workdir",
+    )
+
+
+def set_aside(workdir: Path, last_step: int) -> list[Path]:
+    """Renames the checkpoints after `last_step`, which are damaged, to damaged-STEP. Only training calls this.
+
+    Returns:
+      The new paths.
+    """
+    moved = []
+    for step in steps(workdir):
+        if step > last_step:
+            name, again = f"damaged-{step}", 1
+            while (target := paths.checkpoints(workdir) / name).exists():
+                again += 1
+                name = f"damaged-{step}-{again}"
+            moved.append(paths.checkpoint(workdir, step).rename(target))
+    return moved
 
 
 def remove_unfinished(workdir: Path) -> None:
     """Deletes what a process left that was killed while it saved or deleted. Only the training process calls this."""
-    for leftover in paths.checkpoints(workdir).glob(f"*{_UNFINISHED}*"):
-        shutil.rmtree(leftover)
+    folder = paths.checkpoints(workdir)
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if _UNFINISHED in leftover.name:
+            shutil.rmtree(leftover)
 
 
 def delete_old(workdir: Path, keep: int, best_step: int | None) -> None:
@@ -154,39 +262,16 @@ def delete_old(workdir: Path, keep: int, best_step: int | None) -> None:
         return
 
 
-def _digests(tree: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(x).view(np.uint8).data).hexdigest()
-        for path, x in leaves
-    }
+def _is_of_this_process(error: Exception) -> bool:
+    """Whether reading failed for a reason that says nothing about the files."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NOT_DAMAGE):
+        return True
+    return any(words in str(error) for words in _NOT_DAMAGE_WORDS)
 
 
 def _is_being_deleted(path: Path) -> bool:
     """Whether a step is gone, or goes within a second: the files of a step are deleted one by one."""
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + _DELETION_SECONDS
     while path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return not path.exists()
-
-
-def _single_process_options() -> ocp.options.MultiprocessingOptions:
-    """Options for reading: no process waits for another, which may have ended."""
-    if jax.process_count() == 1:
-        return ocp.options.MultiprocessingOptions()
-    own = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
-
-
-def _replicated(tree: Any) -> Any:
-    """The arrays that all processes have, in the form that lets Orbax divide the writing among them."""
-    if jax.process_count() == 1:
-        return tree
-    replicated = jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), "all"), jax.sharding.PartitionSpec())
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, replicated, lambda i: x[i]), tree)
-
-
-def _on_one_device(x: Any) -> jax.ShapeDtypeStruct:
-    # Without a sharding Orbax looks for the devices that saved. Another machine does not have them.
-    device = jax.local_devices()[0]
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(device))

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from symm_jax import distributed, files
+from symm_jax import distributed, errors, files
 from symm_jax.errors import InputError
 from symm_jax.run import checkpoints, paths
 from symm_jax.run.config_json import LEGACY_DEFAULTS, read_dict
@@ -69,9 +69,25 @@ def create(workdir: Path) -> None:
 
 
 def finished(workdir: Path) -> int | None:
-    """The step at which training ended as its config says. None while it runs, or when it was interrupted."""
+    """The step at which training ended as its config says. None while it runs, or when it was interrupted.
+
+    Without a whole file, the newest checkpoint and `num_steps` of the config say so.
+    """
     path = paths.finished(workdir)
-    return int(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    steps = checkpoints.steps(workdir)
+    with contextlib.suppress(OSError, ValueError):
+        text = path.read_text()
+        if text.endswith("\n") and (not steps or int(text) in steps):
+            return int(text)
+    num_steps = read_dict(workdir).get("num_steps")
+    ended = steps[-1] if steps and isinstance(num_steps, int) and steps[-1] >= num_steps else None
+    errors.warn(
+        f"{path} is damaged; by config.json and the checkpoints, training has "
+        + ("not ended" if ended is None else f"ended at step {ended}")
+    )
+    return ended
 
 
 def mark_finished(workdir: Path, step: int | None) -> None:
@@ -98,7 +114,7 @@ def check_config(workdir: Path, config: Mapping[str, Any], *, any_seed: bool = F
     if different := differences(ours, theirs):
         raise InputError(
             f"{workdir} holds checkpoints of another config:\n  " + "\n  ".join(different) + "\n"
-            f"Pass another --workdir. To restart, delete {workdir}; this deletes its checkpoints.",
+            "Pass another --workdir.",
             argument="workdir",
         )
 
@@ -123,16 +139,31 @@ def check_data(workdir: Path, data: Mapping[str, str], *, note: bool = True) -> 
       note: False compares only.
 
     Raises:
-      InputError: there are checkpoints, and their data was other data.
+      InputError: there are checkpoints, and their data was other data, or data.json is damaged.
     """
     path = paths.data(workdir)
-    noted = json.loads(path.read_text()) if path.exists() and checkpoints.steps(workdir) else {}
+    noted = _read_data(path) if path.exists() and checkpoints.steps(workdir) else {}
     for what, fingerprint in data.items():
         if noted.get(what, fingerprint) != fingerprint:
             raise InputError(
                 f"{workdir} has a run on other data: its {what} was {noted[what]}, and that of the data folder is "
-                f"{fingerprint}. Restore the original data, or pass another --workdir.",
+                f"{fingerprint}. Restore the original data, or pass another --workdir. If the data is the same and "
+                f"{path} was altered, move that file away: it is written again.",
                 argument="workdir",
             )
     if note and data.items() - noted.items() and distributed.is_main():
         files.write_text(path, json.dumps(noted | dict(data), indent=2) + "\n")
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    try:
+        noted = files.read_json_object(path)
+        if not all(isinstance(fingerprint, str) for fingerprint in noted.values()):
+            raise ValueError("a fingerprint is not a string")
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({error}). It says on which data the run was trained. If the data has not changed "
+            "since, move the file away: it is written again.",
+            argument="workdir",
+        ) from error
+    return noted

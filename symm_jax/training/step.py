@@ -41,15 +41,14 @@ def create_state(recipe: Recipe, *, backbone: Any = None, restore_from: Path | N
     Args:
       recipe: the parts of the run.
       backbone: pretrained variables of the backbone, as `models.load_pretrained` reads them; None for random ones.
-      restore_from: a workdir, whose newest checkpoint is read; None for a new state.
+      restore_from: a workdir, whose newest checkpoint that is not damaged is read; None for a new state.
     """
     init = functools.partial(models.init_variables, recipe.model, recipe.image_size)
     key = jax.random.fold_in(recipe.key, _INIT_STREAM)
     if restore_from is not None:
-        step = checkpoints.steps(restore_from)[-1]
         shapes = jax.eval_shape(init, key)
         opt_state = jax.eval_shape(recipe.optimizer.init, shapes["params"])
-        items = checkpoints.restore(restore_from, step, opt_state=opt_state, **shapes)
+        step, items = checkpoints.restore_newest(restore_from, opt_state=opt_state, **shapes)
         return State(jnp.asarray(step, jnp.int32), **({"batch_stats": {}} | items))
     variables = jax.jit(init)(key)
     for kind, values in (backbone or {}).items():

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from symm_jax import distributed, errors, models
 from symm_jax.data import datasets, download, pairs, sources, splits
 from symm_jax.data.arrays import Arrays
+from symm_jax.errors import InputError
 from symm_jax.run import best, checkpoints, metric_log, paths
 from symm_jax.run import workdir as workdirs
 from symm_jax.training import batches, loop
@@ -29,7 +30,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     Raises:
       InputError: something is wrong with the config, the data or the workdir. Nothing has been compiled then.
-      FloatingPointError: the loss or a gradient is not finite. The last checkpoint is from before.
+      FloatingPointError: the loss, a gradient or the updated state is not finite. The last checkpoint is from before.
+      OSError: a checkpoint could not be saved, e.g. because the disk is full. Earlier ones are intact.
       SystemExit: SIGTERM (143), SIGHUP (129) or Ctrl-C (130) came. The state has been saved.
     """
     plan = create_plan(config)
@@ -42,11 +44,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     rows, table = training_rows(plan, arrays)
     pairs.require_classes(table, plan.num_pairs)
     data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
-    first_step = finished[-1] if finished else 0
-    _require_agreement(plan, workdir, data, first_step)
+    _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
     with workdirs.claim(workdir, plan.config), contextlib.ExitStack() as stack:
         workdirs.check_data(workdir, data)
-        state = create_state(plan.recipe, backbone=backbone, restore_from=workdir if finished else None)
+        state = _first_state(plan, backbone, workdir, resumes=bool(finished))
+        first_step = int(state.step)
         resident = plan.on_device == "always" or (plan.on_device == "auto" and batches.fits_in_device_memory(arrays))
         log = None
         if distributed.is_main():
@@ -57,7 +59,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
             log = stack.enter_context(metric_log.MetricLog(workdir, "train", first_step))
         dispatch = _dispatch_from_device if resident else _dispatch_from_host
         writer = checkpoints.Writer(workdir, plan.config, keep=plan.keep_checkpoints)
-        with writer, distributed.exit_on_peer_failure():
+        # The outer one is for the last save, which leaving the writer waits for. The inner one does not wait for it.
+        with distributed.exit_on_peer_failure(), writer, distributed.exit_on_peer_failure():
             loop.run(
                 plan,
                 batches.replicate(state),
@@ -102,6 +105,18 @@ def training_rows(plan: Plan, arrays: Arrays) -> tuple[np.ndarray, pairs.ClassTa
     """The rows of the images to train on, without the held-out classes, and the table to sample pairs from."""
     rows, _ = pairs.hold_out(arrays.labels, plan.source.validation_classes, plan.source.validation_seed)
     return rows, pairs.class_table(arrays.labels, rows)
+
+
+def _first_state(plan: Plan, backbone: dict[str, Any] | None, workdir: Path, *, resumes: bool) -> State:
+    """The state to start from. Damaged checkpoints after it are set aside, so that their steps can be saved again."""
+    if not resumes and checkpoints.steps(workdir):
+        raise InputError(f"another process has trained in {workdir} meanwhile; start again", argument="workdir")
+    state = create_state(plan.recipe, backbone=backbone, restore_from=workdir if resumes else None)
+    if distributed.is_main():
+        for path in checkpoints.set_aside(workdir, int(state.step)):
+            errors.warn(f"the damaged checkpoint is kept as {path}")
+    distributed.require_agreement({"newest checkpoint that is not damaged": int(state.step)})
+    return state
 
 
 def _dispatch_from_host(

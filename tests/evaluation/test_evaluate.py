@@ -15,7 +15,7 @@ from symm_jax import errors, files, metrics
 from symm_jax.data import datasets
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.evaluation.protocol import create_protocol
-from symm_jax.run import best, checkpoints, config_json, paths
+from symm_jax.run import best, checkpoints, config_json, digests, paths
 from symm_jax.run import workdir as workdirs
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state
@@ -87,12 +87,14 @@ def test_held_out_classes_choose_the_checkpoint(quick, tmp_path, capsys):
     assert "chosen on held-out training classes" in printed and "optimistic" in printed
 
 
-def test_damaged_and_diverged_checkpoints_are_named_and_skipped(quick, tmp_path, capsys):
-    workdir = write_run(quick, tmp_path / "run", 1, 2, 3, 4, change=diverged)
+def test_damaged_and_diverged_checkpoints_are_named_and_skipped(quick, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as earlier_version:
+        earlier_version.setattr(digests, "not_finite", lambda trees: "")
+        workdir = write_run(quick, tmp_path / "run", 1, 2, 3, 4, change=diverged)
     shutil.rmtree(workdir / "checkpoints/3/params")
     faults = evaluate(quick, [workdir])
     assert len(faults) == 2
-    assert "checkpoints/2: 9 of 9 embeddings contain NaN" in faults[0]
+    assert "checkpoints/2 cannot be used: params" in faults[0] and "contain NaN or infinity" in faults[0]
     assert "checkpoints/3 cannot be read" in faults[1]
     assert [row["step"] for row in best.results(workdir)] == [1, 4]
     assert capsys.readouterr().err.count("skipped: ") == 2
@@ -187,20 +189,24 @@ def test_a_second_evaluator_waits_for_the_first(quick, tmp_path, capsys):
     assert "another process evaluates" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["no embeddings", "no choice", "half a choice"])
-def test_a_damaged_best_is_selected_again(quick, tmp_path, damage, capsys):
-    workdir = write_run(quick, tmp_path / "run", 1)
+def test_a_damaged_best_is_made_again_also_when_it_holds_the_only_copy(quick, tmp_path, capsys):
+    workdir = write_run(quick, tmp_path / "run", 1, 2)
     evaluate(quick, [workdir])
     before = best.read(workdir)
+    shutil.rmtree(paths.checkpoint(workdir, before["step"]))
     embeddings = np.load(workdir / "best/embeddings.npy")
-    if damage == "no embeddings":
-        (workdir / "best/embeddings.npy").unlink()
-    else:
-        (workdir / "best/choice.json").write_text("" if damage == "no choice" else '{"step": 1}')
-    evaluate(quick, [workdir])
-    assert best.read(workdir) == before
-    np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
-    assert ("selected again" in capsys.readouterr().err) == (damage != "no embeddings")
+    for name, damaged in (
+        ("embeddings.npy", None),
+        ("embeddings.npy", (workdir / "best/embeddings.npy").read_bytes()[:-1] + b"x"),
+        ("choice.json", b""),
+        ("choice.json", b'{"step": 1}'),
+    ):
+        path = workdir / "best" / name
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        evaluate(quick, [workdir])
+        assert best.read(workdir) == before
+        np.testing.assert_array_equal(np.load(workdir / "best/embeddings.npy"), embeddings)
+    assert capsys.readouterr().err.count("selected again") == 4
 
 
 def test_watching_in_vain_is_a_fault(quick, tmp_path):

@@ -58,7 +58,7 @@ def test_the_best_is_replaced_as_a_whole(tmp_path):
             writer.save(step, {"w": np.float32([step])}, {"m": np.float32([0])})
     for row in rows(0.5, 0.9):
         best.keep(tmp_path, "test", row, "recall@1", np.full((3, 2), row["step"], np.float32))
-    assert best.read(tmp_path) == {
+    assert {key: value for key, value in best.read(tmp_path).items() if key != "embeddings_sha256"} == {
         "step": 20,
         "chosen_by": "test",
         "metric": "recall@1",

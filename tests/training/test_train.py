@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -16,6 +17,7 @@ from symm_jax import errors, files, report, synthesis
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.run import checkpoints, config_json, metric_log, paths
 from symm_jax.run import workdir as workdirs
+from symm_jax.training import loop
 from symm_jax.training.recipe import Pretrained, create_recipe
 from symm_jax.training.step import create_state
 from symm_jax.training.train import load_backbone, train
@@ -28,15 +30,23 @@ def digest(workdir, step, config):
     return [hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for leaf in jax.tree.leaves(state)]
 
 
-def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def test_a_resumed_run_is_the_same_run(tiny, tmp_path, one_device, capsys):
+    whole, parts = tmp_path / "whole,seed=[0]", tmp_path / "parts"
     train(tiny, whole)
     tiny.num_steps = 3
     train(tiny, parts)
     assert checkpoints.steps(parts) == [3]
     assert workdirs.finished(parts) == 3
+    # Later checkpoints that are damaged: one has the digests of another step, and one is a stray folder.
+    shutil.copytree(paths.checkpoint(parts, 3), paths.checkpoint(parts, 5))
+    paths.checkpoint(parts, 9).mkdir()
+    with open(paths.metrics(parts, "train"), "a") as log:
+        log.write('{"step": 5, "loss": 1.0}\n')
     tiny.num_steps = 6
     train(tiny, parts)
+    said = capsys.readouterr().err
+    assert "checkpoints/9 cannot be read" in said and "checkpoints/5 cannot be read (its digests are of step 3)" in said
+    assert "kept as" in said and (paths.checkpoints(parts) / "damaged-5/params").is_dir()
     assert workdirs.finished(parts) == 6
     assert checkpoints.steps(parts) == checkpoints.steps(whole) == [3, 6]
     assert digest(parts, 6, tiny) == digest(whole, 6, tiny)
@@ -129,12 +139,14 @@ def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the learning rate is infinite in float32
 def test_divergence_stops_the_run_and_saves_nothing(tiny, tmp_path, one_device):
-    tiny.optimizer.learning_rate = 1e30
-    tiny.losses = ({"name": "npair"},)
-    with pytest.raises(FloatingPointError, match=r"diverged by step [1-6] \(seed 0\)"):
+    tiny.optimizer.learning_rate, tiny.num_steps = 1e39, 1  # the loss and gradient of step 1 are still finite
+    with pytest.raises(FloatingPointError, match=r"diverged by step 1: params.* contain NaN or infinity"):
         train(tiny, tmp_path / "run")
-    assert 6 not in checkpoints.steps(tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == [] and workdirs.finished(tmp_path / "run") is None
+    with pytest.raises(FloatingPointError, match=r"diverged by step 2 \(seed 0\): loss = nan"):
+        loop._require_finite({"loss": float("nan"), "gradient_norm": 1.0}, 2, 0)
 
 
 def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):

@@ -1,0 +1,71 @@
+"""Atomic writes and locks, also where the disk is full or the file system has no locks."""
+
+import errno
+import fcntl
+import resource
+
+import pytest
+
+from symm_jax import files
+
+
+@pytest.fixture
+def full_disk():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, full_disk):
+    path, folder = tmp_path / "file", tmp_path / "folder"
+    files.write_text(path, "before")
+    with files.new_directory(folder) as new:
+        files.write_text(new / "part", "before")
+    with pytest.raises(OSError, match="File too large"):
+        files.write_text(path, "x" * 5000)
+    with pytest.raises(OSError, match="File too large"), files.new_directory(folder, replace=True) as new:
+        (new / "part").write_text("x" * 5000)
+    assert path.read_text() == (folder / "part").read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_comes_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
+    with files.new_directory(tmp_path / "folder") as new:
+        (new / "part").touch()
+    rename = type(tmp_path).rename
+
+    def refuse(path, target):
+        if target == tmp_path / "folder" and not path.name.endswith("before"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"), files.new_directory(tmp_path / "folder", replace=True):
+        pass
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["part"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])  # filelock has a substitute for ENOSYS
+def test_without_locks_a_warning_is_given(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.lock(tmp_path / "a/.lock", busy="busy"):
+        pass
+    assert "has no locks ([Errno" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError), files.lock(tmp_path / "a/.lock"):
+        _ = 1 / 0
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"), files.lock(tmp_path / "b.lock"):
+        pass
+
+
+def test_a_lock_on_a_full_disk_is_held(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_text", refuse)
+    with files.lock(tmp_path / ".lock"), pytest.raises(files.InputError, match="busy"):
+        files.lock(tmp_path / ".lock", busy="busy").__enter__()
