@@ -34,18 +34,6 @@ def test_labels_of_64_bits_keep_their_meaning():
     assert loss(ANCHOR, POSITIVE, FAR) == loss(ANCHOR, POSITIVE, np.array([0, 1, 2, 3] * 2))
 
 
-@pytest.mark.parametrize("most_counted", [0, 99], ids=["sorted", "counted"])
-def test_ranks_are_those_of_32_bits(monkeypatch, most_counted):
-    monkeypatch.setattr(ranking, "_MOST_COUNTED", most_counted)
-    points, labels = RNG.normal(size=(40, 3)), RNG.integers(0, 5, 40)
-    ranks = ranking.rank(points, labels, block_size=16)
-    with jax.enable_x64(False):
-        expected = ranking.rank(points, labels, block_size=16)
-    for ours, theirs in zip(ranks, expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_metrics_and_figures():
     points, labels = RNG.normal(size=(40, 3)), RNG.integers(0, 5, 40)
     assert set(metrics.clustering(points, labels)) == {"nmi", "f1"}
