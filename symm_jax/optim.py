@@ -61,12 +61,13 @@ def create(
 
 
 def weight_penalty(params: Any) -> jax.Array:
-    """L2 regularisation: the sum of 0.5 |w|^2 over all arrays, also biases, as a float32 scalar.
+    """L2 regularisation: the sum of 0.5 |w|^2 over all arrays, also biases, as a float32 scalar (float64 for float64).
 
     It is part of the loss, so its gradient passes through Adam. For bfloat16 arrays, optax.tree.norm(squared=True)
     would add the terms and return the sum in bfloat16.
     """
-    total: Any = sum(jnp.vdot(w, w).astype(jnp.float32) for w in jax.tree.leaves(params))
+    terms = (jnp.vdot(w, w) for w in jax.tree.leaves(params))
+    total: Any = sum(term.astype(jnp.promote_types(term.dtype, jnp.float32)) for term in terms)
     return 0.5 * total
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from symm_jax import signatures, similarity
+from symm_jax import dtypes, signatures, similarity
 
 Synthesis = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -158,7 +158,8 @@ def points(
     Returns:
       (n, points, dim).
     """
-    return coefficients[..., :1] * anchor[:, None, :] + coefficients[..., 1:] * positive[:, None, :]
+    a, p = dtypes.to_device(anchor, "anchor"), dtypes.to_device(positive, "positive")
+    return coefficients[..., :1] * a[:, None, :] + coefficients[..., 1:] * p[:, None, :]
 
 
 SYNTHESES: dict[str, Callable[..., jax.Array]] = {"symmetric": symmetric, "interpolated": interpolated}
@@ -236,7 +237,7 @@ def _products(anchor: ArrayLike, positive: ArrayLike) -> tuple[jax.Array, jax.Ar
 
     The scale keeps the squares of huge and tiny vectors within the range of the dtype. Gradients take it as constant.
     """
-    anchor, positive = jnp.asarray(anchor), jnp.asarray(positive)
+    anchor, positive = dtypes.to_device(anchor, "anchor"), dtypes.to_device(positive, "positive")
     if anchor.ndim != 2 or anchor.shape != positive.shape:
         raise ValueError(f"anchor and positive must both be (n, dim), got {anchor.shape} and {positive.shape}")
     dtype = jnp.promote_types(anchor.dtype, jnp.float32)

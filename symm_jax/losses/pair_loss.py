@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from symm_jax import similarity
+from symm_jax import dtypes, similarity
 from symm_jax.losses import candidates, mining
 from symm_jax.losses.candidates import Pairs, Rule, lookup_pairs
 from symm_jax.losses.mining import PairPoints
@@ -62,10 +62,8 @@ def prepare_batch(
     Raises:
       ValueError: shapes, dtypes or options do not fit.
     """
-    try:
-        anchor, positive, labels = (jnp.asarray(x) for x in (anchor, positive, labels))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"anchor, positive and labels must be arrays of numbers: {error}") from error
+    anchor, positive = dtypes.to_device(anchor, "anchor"), dtypes.to_device(positive, "positive")
+    labels = dtypes.to_device(labels, "labels")
     _check(anchor, positive, labels)
     check_number("l2_reg", l2_reg)
     if not isinstance(l2_normalize, bool):
@@ -227,4 +225,7 @@ def _check(anchor: jax.Array, positive: jax.Array, labels: jax.Array) -> None:
     if labels.shape != anchor.shape[:1]:
         raise ValueError(f"labels must be (n,) = {anchor.shape[:1]} for anchor {anchor.shape}, got {labels.shape}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
+        raise ValueError(
+            f"labels must be integers, got {labels.dtype}. Number the classes from 0: "
+            "np.unique(labels, return_inverse=True)[1]."
+        )

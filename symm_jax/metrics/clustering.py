@@ -8,6 +8,7 @@ import sklearn.cluster
 import sklearn.metrics
 import sklearn.metrics.cluster
 
+from symm_jax import dtypes
 from symm_jax.metrics.checks import Embeddings, Labels, require_labelled
 from symm_jax.similarity import normalize
 
@@ -55,7 +56,7 @@ def normalized_mutual_information(labels: Labels, assignments: Labels) -> float:
       NMI. Equal partitions give 1, also if both have one part.
 
     Raises:
-      ValueError: the shapes differ, or n = 0.
+      ValueError: the shapes differ, n = 0, or they are not integers that int64 holds.
 
     Example:
       >>> round(normalized_mutual_information([0, 0, 1, 1], [5, 5, 7, 6]), 4)
@@ -75,7 +76,7 @@ def pairwise_f1(labels: Labels, assignments: Labels) -> float:
       2 x pairs in one class and one cluster / (pairs in one class + pairs in one cluster); 1 if there are no pairs.
 
     Raises:
-      ValueError: the shapes differ, or n = 0.
+      ValueError: the shapes differ, n = 0, or they are not integers that int64 holds.
 
     Example:
       >>> round(pairwise_f1([0, 0, 1, 1], [5, 5, 7, 6]), 4)
@@ -87,7 +88,7 @@ def pairwise_f1(labels: Labels, assignments: Labels) -> float:
 
 
 def _check_partitions(labels: Any, assignments: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels, assignments = np.asarray(labels), np.asarray(assignments)
+    labels, assignments = dtypes.to_labels(labels), dtypes.to_labels(assignments, "assignments")
     if labels.shape != assignments.shape or labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels and assignments must be (n,) with n >= 1, got {labels.shape} and {assignments.shape}")
     return labels, assignments

@@ -1,12 +1,12 @@
 """The ranks of the positives of each query. Every retrieval metric follows from them.
 
-A positive is a gallery image of the query's class; a negative is one of another class. Ranks need no sort and no top-k.
-Positives are few, and their similarities are computed first, class by class. One pass over tiles of the similarity
-matrix then counts, for each positive, the negatives that are at least as near. If queries and gallery are the same set,
-the matrix is symmetric, and a tile above its diagonal counts for both halves. See tiles.py.
+A positive is a gallery image of the query's class; a negative is one of another class. Where classes are small, the
+negatives before each positive are counted (counting.py). Where they are large, the nearest images are sorted
+(sorting.py). The ranks are the same. Both work on tiles of the similarity matrix (tiles.py).
 
 Each device holds all embeddings (n x dim x 4 bytes: 124 MB for the 60,502 x 512 of Stanford Online Products) and the
-similarities of a block of queries to the largest class. Its other memory is constant.
+similarities of a block of queries: to the largest class, or, to sort, twice to the whole gallery. Its other memory is
+constant.
 """
 
 import functools
@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer
 
-from symm_jax.metrics import tiles
+from symm_jax import dtypes
+from symm_jax.metrics import counting, sorting, tiles
 from symm_jax.metrics.checks import Embeddings, Gallery, GalleryLabels, Labels
 from symm_jax.similarity import product
 
-TIE = 2.0**-23  # cosines that differ by at most this tie: the step of float32 at 1, about the rounding of a cosine
-_MAX_COUNTS = 2**25  # (positive, query) pairs counted in one pass, 128 MiB
+_MOST_COUNTED = 16  # positives of a query. With more of them, a sort takes less time than counting.
 
 
 class Ranks(NamedTuple):
@@ -52,7 +52,7 @@ def rank(
 ) -> Ranks:
     """Ranks the positives of every query among the gallery by cosine.
 
-    A negative that ties with a positive, to within TIE, ranks before the positive.
+    A negative that ties with a positive, to within tiles.TIE, ranks before the positive.
 
     Args:
       queries: (n, dim) floating, finite, of any norm.
@@ -68,24 +68,19 @@ def rank(
     symmetric = gallery is None
     side, other = _sort_by_class(query_labels, query_labels if symmetric else gallery_labels)
     num_positives = np.bincount(other.labels, minlength=side.labels.max() + 1)[side.labels] - int(symmetric)
-    n, most = len(num_positives), int(num_positives.max())
-    most = min(1, most) if nearest_only else most
     grid = tiles.create_grid(queries, side, None if symmetric else gallery, other, block_size)
-    negatives_ahead = np.full(n, -1, np.int32)
-    hits, precision = np.zeros((2, n))
-    chunk = max(1, min(most, _MAX_COUNTS // n))
-    for first in range(0, most, chunk):
-        count = min(chunk, most - first)
-        cosines = tiles.find_positives(grid, first, count)
-        wanted = np.pad(np.clip(num_positives - first, 0, count), (0, -n % grid.block))
-        counts = tiles.count_negatives(grid, cosines - TIE, wanted.reshape(-1, grid.block).max(axis=1))
-        ahead = np.asarray(counts)[:, :n]
-        if first == 0:
-            negatives_ahead = np.where(num_positives > 0, ahead[0], -1)
-        for number, negatives in enumerate(ahead, first + 1):
-            within = number + negatives <= num_positives
-            hits += within
-            precision += within * number / (number + negatives)
+    n, block = len(num_positives), grid.block
+    most = np.pad(num_positives, (0, -n % block)).reshape(-1, block).max(axis=1)  # of each tile; they rise
+    if nearest_only:
+        most = np.minimum(most, 1)
+    counted = int(np.sum(most <= _MOST_COUNTED))
+    parts = []
+    if counted:
+        parts.append(counting.count(grid, num_positives[: counted * block], most[:counted]))
+    if counted < len(most):
+        parts.append(sorting.sort(grid, num_positives[counted * block :], counted))
+    ahead, hits, precision = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    negatives_ahead = np.where(num_positives > 0, ahead, -1)
     known = np.where((num_positives > 0) & (not nearest_only), num_positives, np.nan)
     original_order = np.argsort(side.order)
     columns = num_positives.astype(np.int32), negatives_ahead.astype(np.int32), hits / known, precision / known
@@ -113,7 +108,7 @@ def find_neighbours(
       (q, k) int32 images and (q, k) float32 cosines.
     """
     gallery = jnp.asarray(tiles.unit_rows(embeddings))
-    rows = np.asarray(rows, np.int32)
+    rows = np.asarray(rows)
     among = np.ones(len(gallery), bool) if among is None else np.asarray(among)
     find = functools.partial(_neighbours, k=min(k, int(among.sum()) - int(among[rows].any())))
     found = [find(gallery, among, rows[start : start + block_size]) for start in range(0, len(rows), block_size)]
@@ -131,7 +126,7 @@ def _neighbours(gallery, among, rows, k):
 
 def _sort_by_class(query_labels: Any, gallery_labels: Any) -> tuple[tiles.Side, tiles.Side]:
     """Sorts queries and gallery by class, the smallest classes first: the classes of a tile then have similar sizes."""
-    query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
+    query_labels, gallery_labels = dtypes.to_labels(query_labels), dtypes.to_labels(gallery_labels, "gallery_labels")
     classes, codes = np.unique(np.concatenate([gallery_labels, query_labels]), return_inverse=True)
     sizes = np.bincount(codes[: len(gallery_labels)], minlength=len(classes))
     numbers = np.empty(len(classes), np.int32)

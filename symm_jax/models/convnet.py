@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from symm_jax.dtypes import to_device
 from symm_jax.errors import InputError
 
 
@@ -31,7 +32,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
         """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, widths[-1])."""
-        images = jnp.asarray(images)
+        images = to_device(images, "images")
         least = 2 ** (len(self.widths) + 1)
         if min(images.shape[1:3]) < least:
             raise InputError(

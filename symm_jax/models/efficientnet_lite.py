@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from symm_jax.dtypes import to_device
 from symm_jax.models import folded, torchfile
 
 # Stages: expansion, channels, side of the depthwise kernel, stride of the first block, blocks.
@@ -72,7 +73,7 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
         """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, 1280)."""
-        images = jnp.asarray(images)
+        images = to_device(images, "images")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ((images.astype(jnp.float32) - 127) / 128).astype(self.dtype)
         x = nn.relu6(folded.FoldedConv(32, 3, 2, **dtypes, name="stem")(x))

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from symm_jax import matfile
+from symm_jax.dtypes import to_device
 from symm_jax.errors import InputError
 from symm_jax.models import layers
 
@@ -95,7 +96,7 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def feature_map(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n rows columns features"]:
         """Images as in `__call__` -> the last feature map, about 1/32 of the height and of the width, 1024 features."""
-        images = jnp.asarray(images)
+        images = to_device(images, "images")
         if min(images.shape[1:3]) < MIN_SIDE:
             raise InputError(
                 f"googlenet needs images of at least {MIN_SIDE} px, got {images.shape[1:3]}", argument="image_size"

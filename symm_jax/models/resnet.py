@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from symm_jax.devices import AXIS
+from symm_jax.dtypes import to_device
 from symm_jax.errors import InputError
 from symm_jax.models import folded
 
@@ -59,7 +60,7 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, images: Num[ArrayLike, "n height width 3"]) -> Float[Array, "n features"]:
         """Unnormalised RGB images, 0..255, uint8 or float -> pooled features (n, 2048)."""
-        images = jnp.asarray(images)
+        images = to_device(images, "images")
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options["norm"] = self._batch_norm(**options) if self.train_batch_norm else None
         mean, deviation = (jnp.array(x).reshape(1, 1, 1, 3) for x in (MEAN_RGB, DEVIATION_RGB))

@@ -1,5 +1,6 @@
-"""The report's figures as PNG files."""
+"""The report's figures as PNG files, each written atomically."""
 
+import contextlib
 import itertools
 import textwrap
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
         _plain(ax)
     if not charts:
         figure.text(0.5, 0.5, "nothing was logged", ha="center", color="grey")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -60,7 +61,7 @@ def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
             ax.imshow(np.concatenate([*pair], axis=1))
             ax.axvline(pair.shape[2] - 0.5, color="white", lw=2)
             ax.set_title(f"class {label}", fontsize=8, pad=3)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_neighbours(
@@ -95,7 +96,7 @@ def draw_neighbours(
             colour = _RIGHT if right else _WRONG
             ax.set_title(f"{'✓' if right else '✗'} class {labels[i, k]}", fontsize=8, color=colour)
             ax.set_xlabel(f"{similarity[i, k - 1]:.3f}", fontsize=8)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_map(path: Path, map_: planes.Map, labels: np.ndarray) -> None:
@@ -111,7 +112,7 @@ def draw_map(path: Path, map_: planes.Map, labels: np.ndarray) -> None:
     ax.set(title=f"{len(labels):,} test images of {len(classes)} classes{shared} ({map_.method})", xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
     ax.spines[:].set_visible(False)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis: Callable) -> None:
@@ -138,7 +139,7 @@ def draw_points(path: Path, anchor: np.ndarray, positive: np.ndarray, synthesis:
     ax.set(title=f"{len(positions)} classes, one colour per class", xlabel="first principal component", ylabel="second")
     ax.set_aspect("equal", adjustable="datalim")
     _plain(ax)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
@@ -175,7 +176,24 @@ def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
         ax.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel(f"{rows[0]['metric']}, %")
     axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
+
+
+def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+    """Writes the PNG atomically: an earlier one stays until the new one is complete.
+
+    Raises:
+      OSError: it cannot be written, for example because the disk is full. The error names the path.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        figure.savefig(partial, dpi=_DPI, format="png")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        error.filename = str(path)
+        raise
 
 
 def _plain(ax) -> None:

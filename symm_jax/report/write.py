@@ -54,17 +54,10 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     charts = curves.charts(metric_log.read(paths.metrics(workdir, "train")), evaluated)
     map_ = planes.lay_out(embeddings[shown.sample])
     synthesis = losses.find_synthesis(config.losses)
+    anchor, positive = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
     points = None
-    folder = paths.figures(workdir)
-    folder.mkdir(exist_ok=True)
     if synthesis is not None and len(pairs):
-        anchor, positive = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
         points = page.describe_points(planes.synthesise(anchor, positive, synthesis), shown, pairs)
-        figures.draw_points(folder / "points.png", anchor, positive, synthesis)
-    figures.draw_curves(folder / "curves.png", charts, choice["step"])
-    figures.draw_map(folder / "map.png", map_, test.labels[shown.sample])
-    _draw_neighbours(folder / "neighbours.png", shown, test)
-
     head = {
         "name": workdir.resolve().name,
         "facts": [
@@ -76,9 +69,18 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
         "figures": curves.figures(measured[-1]),
     }
     sheet = page.thumbnails(test.images, shown.rows)
-    path = paths.report(workdir)
     data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points)
-    files.write_text(path, page.render(head, data))
+    document = page.render(head, data)
+
+    # Nothing is written before everything is known, so a report that fails leaves the earlier one.
+    path, folder = paths.report(workdir), paths.figures(workdir)
+    folder.mkdir(exist_ok=True)
+    if points is not None and synthesis is not None:
+        figures.draw_points(folder / "points.png", anchor, positive, synthesis)
+    figures.draw_curves(folder / "curves.png", charts, choice["step"])
+    figures.draw_map(folder / "map.png", map_, test.labels[shown.sample])
+    _draw_neighbours(folder / "neighbours.png", shown, test)
+    files.write_text(path, document)
     print(f"report    {path} ({path.stat().st_size / 1e6:.1f} MB), and its figures in {folder}")
     return path
 
@@ -86,14 +88,18 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
 def _read_embeddings(path: Path, n: int) -> np.ndarray:
     if not path.exists():
         raise InputError(f"{path} is missing: evaluate first (--mode=eval)")
+    remedy = f"Move {path.parent} away, then evaluate again (--mode=eval)."
     try:
-        embeddings = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}); evaluate again to write it (--mode=eval)") from error
-    if embeddings.ndim != 2 or len(embeddings) != n:
+        with path.open("rb") as file:
+            embeddings = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); make it readable") from error
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+        raise InputError(f"{path} is damaged ({error}). {remedy}") from error
+    if embeddings.ndim != 2 or len(embeddings) != n or not np.issubdtype(embeddings.dtype, np.floating):
         raise InputError(
-            f"{path} must hold an embedding of each of the {n} test images, got shape {embeddings.shape}. Move "
-            f"{path.parent} away, then evaluate again (--mode=eval)."
+            f"{path} must hold a floating embedding of each of the {n} test images, got {embeddings.dtype} of shape "
+            f"{embeddings.shape}. {remedy}"
         )
     if not np.isfinite(embeddings).all():
         raise InputError(

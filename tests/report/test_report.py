@@ -1,5 +1,6 @@
 """The report of a run: what it shows of a test set, what it says when files are missing, and the page in a browser."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from configs import glyphs_symm_npair
 from symm_jax import errors, metrics, report, synthesis
 from symm_jax.data import datasets
 from symm_jax.data.arrays import Arrays
-from symm_jax.report import curves, gallery, page, planes
+from symm_jax.report import curves, figures, gallery, page, planes
 from symm_jax.run import paths
 
 LIMITS = gallery.Limits(all_of=50, mapped=50, failures=10, fair=5, walk=120, sample=40)
@@ -207,7 +208,11 @@ def test_report_of_little(run, capsys):
         ("best/choice.json", b'{"step": 600}', "choice.json is damaged.*--mode=eval"),
         ("best/embeddings.npy", None, "embeddings.npy is missing.*--mode=eval"),
         ("best/embeddings.npy", b"", "embeddings.npy is damaged.*--mode=eval"),
-        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 test images, got shape \(3, 8\).*--mode=eval"),
+        ("best/embeddings.npy", b"\x93NUMPY\x01\x00", "embeddings.npy is damaged.*Move .*best away.*--mode=eval"),
+        ("best/embeddings.npy", b"PK\x03\x04 an archive", "embeddings.npy is damaged.*--mode=eval"),
+        ("best/embeddings.npy", np.zeros((3, 8)), r"each of the 120 .* float64 of shape \(3, 8\).*--mode=eval"),
+        ("best/embeddings.npy", np.zeros((120, 8), int), r"floating embedding .* got int64 of shape .*--mode=eval"),
+        ("best/embeddings.npy", np.full((120, 8), "?"), r"floating embedding .* got <U1 of shape .*--mode=eval"),
         ("best/embeddings.npy", np.full((120, 8), np.nan), "NaN"),
         ("eval/metrics.jsonl", None, "metrics.jsonl has no line of step 600.*--mode=eval"),
     ],
@@ -222,6 +227,29 @@ def test_what_is_missing_is_named(run, file, content, message):
         np.save(path, content)
     with pytest.raises(errors.InputError, match=message):
         report.write(config, workdir)
+
+
+def test_a_report_that_fails_leaves_the_earlier_one(run, monkeypatch):
+    """The disk is full while the map is written: every file is the earlier one or the new one, complete."""
+    config, workdir = run
+    paths.figures(workdir).mkdir()
+    before = {path: f"earlier {path.name}".encode() for path in (paths.report(workdir), workdir / "figures/map.png")}
+    for path, content in before.items():
+        path.write_bytes(content)
+    save = figures.matplotlib.figure.Figure.savefig
+
+    def fill_disk(figure, path, **options):
+        path.write_bytes(b"half")
+        if "map.png" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(figure, path, **options)
+
+    monkeypatch.setattr(figures.matplotlib.figure.Figure, "savefig", fill_disk)
+    monkeypatch.setattr(planes, "lay_out", lambda x: planes.Map(x[:, :2], "two numbers"))
+    with pytest.raises(OSError, match="No space left on device.*figures/map.png"):
+        report.write(config, workdir)
+    assert {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in workdir.rglob("*.partial")] == []
 
 
 # The page in Chromium.
