@@ -24,6 +24,7 @@ FIELDS: dict[str, Any] = {
     "data.on_device": str,
     "data.crop": bool,
     "data.split_seed": int,
+    "data.accept_duplicates": bool,
     "data.validation_classes": int,
     "data.validation_seed": int,
     "data.image_size": int,
