@@ -61,6 +61,12 @@ def require_float32_range(x: np.ndarray, name: str) -> None:
         )
 
 
+def to_float32(x: np.ndarray) -> np.ndarray:
+    """Rounds to float32. What float32 cannot hold becomes infinite, without a warning: check that it is finite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(x, np.float32)
+
+
 def to_labels(labels: Any, name: str = "labels") -> np.ndarray:
     """Converts labels to an array of int64. Different labels stay different.
 

@@ -40,6 +40,8 @@ def embed_all(embed: Any, variables: Any, images: np.ndarray, batch_size: int, l
     Returns:
       (n, dim) float32, not normalised.
     """
+    if images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8, 0 to 255, got {images.dtype}: other numbers would be cut to that")
     count = len(jax.local_devices())
     variables = jax.device_put(variables, devices.replicated_sharding())
     n = len(images)

@@ -37,7 +37,7 @@ def angular_loss(
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer. Equal labels mean the same class.
+      labels: (n,) integer. Equal labels mean the same class. Labels beyond the integers of JAX are an error.
       degrees: upper bound of the angle at the negative, in degrees, between 0 and 90.
       with_npair: add the N-pair similarity of the same points, a_i.p_j, to S.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
@@ -55,7 +55,7 @@ def angular_loss(
       each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
 
     Example:
       >>> import jax.numpy as jnp

@@ -41,7 +41,7 @@ def lifted_structure_loss(
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer. Equal labels mean the same class.
+      labels: (n,) integer. Equal labels mean the same class. Labels beyond the integers of JAX are an error.
       margin: required distance of negatives, 0 or more.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
       l2_normalize: compare embeddings of unit norm.
@@ -55,7 +55,7 @@ def lifted_structure_loss(
       fraction (points, points) of each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
 
     Example:
       >>> import jax.numpy as jnp

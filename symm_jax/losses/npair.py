@@ -32,7 +32,7 @@ def npair_loss(
     Args:
       anchor: (n, dim) floating. The original does not normalise embeddings.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer. Equal labels mean the same class.
+      labels: (n,) integer. Equal labels mean the same class. Labels beyond the integers of JAX are an error.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
       l2_normalize: compare embeddings of unit norm. The l2 term uses the unnormalised embeddings.
       scale: factor of the similarities (inverse temperature), above 0. The original has none (1).
@@ -49,7 +49,7 @@ def npair_loss(
       each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
 
     Example:
       >>> import jax.numpy as jnp

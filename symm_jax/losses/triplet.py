@@ -36,7 +36,7 @@ def triplet_loss(
     Args:
       anchor: (n, dim) floating.
       positive: (n, dim), like `anchor`.
-      labels: (n,) integer. Equal labels mean the same class.
+      labels: (n,) integer. Equal labels mean the same class. Labels beyond the integers of JAX are an error.
       margin: required difference of the squared distances of negative and positive, 0 or more.
       mining: the miner of triplets. "all": the mean over all triplets. "hard": the mean over the nearest negative of
         each (x, y). "semihard": the mean over the nearest of the negatives that are farther than y; if there is none,
@@ -53,7 +53,7 @@ def triplet_loss(
       fraction (points, points) of each pair among the hardest pairs of different classes: see `synthetic_share`.
 
     Raises:
-      ValueError: a shape, a dtype or an option is wrong. The message gives both shapes.
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
 
     Example:
       >>> import jax.numpy as jnp

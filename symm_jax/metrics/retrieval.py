@@ -26,8 +26,9 @@ def recall_at_k(
     in the gallery.
 
     Args:
-      embeddings: (n, dim) floating, of any norm. They are normalised here; a zero row has similarity 0 to all images.
-      labels: (n,) integer.
+      embeddings: (n, dim) floating, of any norm. They are normalised here, in float64, and rounded to float32; a zero
+        row has similarity 0 to all images.
+      labels: (n,) integer, of up to 64 bits.
       ks: the values of k, each from 1 to the number of images that a query is compared with.
       gallery: (m, dim) floating, or None.
       gallery_labels: (m,) integer, with `gallery`.
@@ -36,8 +37,8 @@ def recall_at_k(
       {k: fraction in [0, 1]}.
 
     Raises:
-      ValueError: a shape is wrong, a k is out of range, an embedding is not finite, there are fewer than two classes,
-        or there is no query.
+      ValueError: a shape or dtype is wrong, a k is out of range, an embedding is not finite or beyond float32, there
+        are fewer than two classes, or there is no query.
 
     Example:
       >>> import numpy as np

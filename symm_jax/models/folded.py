@@ -16,6 +16,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float
 
+from symm_jax.dtypes import to_float32
 from symm_jax.errors import InputError
 
 Images = Float[Array, "n height width channels"]
@@ -181,8 +182,10 @@ def fold(
     for layer, arrays in _layers(tensors, shapes, names).items():
         kernel, scale, shift, mean, variance = (x.astype(np.float64) for x in arrays)
         scale = scale / np.sqrt(variance + epsilon)
-        params[*layer, "kernel"] = (kernel * scale).astype(np.float32)
-        params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
+        params[*layer, "kernel"] = to_float32(kernel * scale)
+        params[*layer, "bias"] = to_float32(shift - mean * scale)
+        if not all(np.isfinite(params[*layer, kind]).all() for kind in ("kernel", "bias")):
+            raise InputError(f"{'/'.join(layer)}: float32 cannot hold the product of its kernel and its norm")
     return unflatten_dict(params)
 
 
@@ -236,7 +239,7 @@ def _fault(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> str:
     """The fault of a tensor, or ""."""
     if value is None or value.shape != shape:
         return f"{name} {shape}: {'missing' if value is None else value.shape}"
-    if not jnp.issubdtype(value.dtype, jnp.floating) or not np.isfinite(value).all():
+    if not jnp.issubdtype(value.dtype, jnp.floating) or not np.isfinite(to_float32(value)).all():
         return f"{name} {shape}: not finite real numbers ({value.dtype})"
     if name.endswith("running_var") and value.min() < 0:
         return f"{name}: a variance is negative"

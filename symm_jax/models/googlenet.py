@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from symm_jax import matfile
-from symm_jax.dtypes import to_device
+from symm_jax.dtypes import to_device, to_float32
 from symm_jax.errors import InputError
 from symm_jax.models import layers
 
@@ -161,7 +161,7 @@ def load_googlenet_mat(path: str | Path) -> dict:
         if value is None or list(value.shape) != stored:
             faults.append(f"{name} {tuple(stored)}: {'missing' if value is None else value.shape}")
             continue
-        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        if value.dtype.kind not in "fiu" or not np.isfinite(to_float32(value)).all():
             faults.append(f"{name} {tuple(stored)}: not finite real numbers ({value.dtype})")
             continue
         value = value.transpose(2, 3, 1, 0) if kind == "kernel" else value[0]
