@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import default
 from symm_jax import errors
-from symm_jax.run import best, paths, workdir
+from symm_jax.run import best, config_json, paths, workdir
 
 DATA = {"train": "1 images", "test": "2 images"}
 CHOICE = {"step": 3, "chosen_by": "test", "metric": "recall@1", "value": 0.5, "meaning": "best on the test classes"}
@@ -30,12 +31,16 @@ def altered(value):
     )
 
 
+def a_config(**fields):
+    return config_json.to_dict(default.get_config()) | {"seed": 0, "num_steps": 3} | fields
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     paths.checkpoint(folder, 3).mkdir(parents=True)
     paths.best(folder).mkdir()
-    paths.config(folder).write_text(json.dumps({"seed": 0, "num_steps": 3}))
+    paths.config(folder).write_text(json.dumps(a_config()))
     return folder
 
 
@@ -75,14 +80,14 @@ def test_a_damaged_mark_of_the_end_is_replaced_by_what_the_checkpoints_say(run, 
         "finished is damaged; by config.json and the checkpoints, training has ended at step 3"
         in capsys.readouterr().err
     )
-    paths.config(run).write_text(json.dumps({"seed": 0, "num_steps": 4}))
+    paths.config(run).write_text(json.dumps(a_config(num_steps=4)))
     assert workdir.finished(run) is None
-    paths.config(run).write_text(json.dumps({"seed": 0, "num_steps": 3}))
+    paths.config(run).write_text(json.dumps(a_config()))
     workdir.mark_finished(run, 3)
     assert workdir.finished(run) == 3
 
 
 def test_no_message_advises_to_delete_checkpoints(run):
     with pytest.raises(errors.InputError) as said:
-        workdir.check_config(run, {"seed": 1, "num_steps": 3})
+        workdir.check_config(run, a_config(seed=1))
     assert "seed: 1, there 0" in str(said.value) and "delete" not in str(said.value)
