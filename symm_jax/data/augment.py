@@ -62,11 +62,12 @@ def augment(
 def _augment_one(key, image, short_side_ratio, *, image_size, enlarge, min_margin, max_margin, mirror):
     margin_key, window_key, mirror_key = jax.random.split(key, 3)
     side = image.shape[0]
-    margin = jax.random.uniform(margin_key, (), minval=min_margin, maxval=max_margin) * short_side_ratio * side
+    # Types are named, so that JAX_ENABLE_X64 draws the same.
+    margin = jax.random.uniform(margin_key, (), jnp.float32, min_margin, max_margin) * short_side_ratio * side
     resized = round(enlarge * image_size)
-    window = jax.random.randint(window_key, (2,), 0, resized - image_size + 1)
+    window = jax.random.randint(window_key, (2,), 0, resized - image_size + 1, jnp.int32)
     step = (side - 2 * margin) / resized  # source pixels per pixel of the result
-    backwards = jnp.array([False, mirror and jax.random.bernoulli(mirror_key)])
+    backwards = jnp.array([False, mirror and jax.random.bernoulli(mirror_key, jnp.float32(0.5))])
     taps = functools.partial(_taps, count=image_size, side=side, most=math.ceil(2 * max(1.0, side / resized)))
     # A loop, because XLA would otherwise fuse this into the resampling and repeat it for every pixel of the image.
     positions, weights = jax.lax.map(lambda axis: taps(*axis), (margin + window * step, step, backwards))

@@ -37,6 +37,9 @@ def test_augmentation_flips_half_and_depends_on_each_images_key_alone():
     assert len(np.unique(out[:, 16, 16, 0].round(2))) > 32
     alone = run(keys[5:6], images[5:6], jnp.ones((1, 2)))
     np.testing.assert_allclose(alone[0], out[5], atol=1e-3)
+    with jax.enable_x64(True):  # draws the same windows
+        wide = jax.jit(functools.partial(augment.augment, image_size=32))(keys, images, jnp.ones((64, 2), jnp.float32))
+    np.testing.assert_allclose(wide, out, atol=1e-3)
 
 
 def drawing():
