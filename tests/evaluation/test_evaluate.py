@@ -144,7 +144,7 @@ def test_a_config_that_was_changed_after_the_checkpoints_is_refused(quick, tmp_p
     quick.data.image_size = 17
     paths.config(workdir).write_text(json.dumps(config_json.to_dict(quick)))
     with pytest.raises(
-        errors.InputError, match=r"config.json was changed after .*image_size: 17, there 16\nTo res.* cp"
+        errors.InputError, match=r"(?s)config.json was changed after .*image_size: 17, there 16\nTo res.* cp"
     ):
         evaluate(quick, [workdir])
 
