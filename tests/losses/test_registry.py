@@ -99,7 +99,7 @@ def test_a_plain_loss_has_no_metrics():
         ({"name": "angular", "degrees": 120.0}, "degrees must be between 0 and 90"),
         ({"name": "npair", "synthesis": {"name": "interpolated", "num": 0}}, "num must be"),
         ({"name": "npair", "block_size": 0}, "block_size"),
-        ({"name": "npair", "scale": "16"}, "scale must be a Python number"),
+        ({"name": "npair", "scale": "16"}, "scale of 'npair' must be a number"),
         ({"synthesis": "symmetric"}, "has no name"),
         ("npair", "must be a tuple of mappings"),
     ],
