@@ -35,11 +35,11 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
         raise InputError(
             f"{paths.choice(workdir)} is missing: evaluate first, which selects a checkpoint (--mode=eval)"
         )
-    best.require_intact(workdir)
     source = datasets.Source.from_section(config.data)
     test = datasets.load(source, "test", config.data.image_size)
     workdirs.check_data(workdir, splits.fingerprint("test", test), note=False)
     embeddings = _read_embeddings(paths.embeddings(workdir), len(test.labels))
+    best.require_same_embeddings(workdir, choice)
     evaluated = best.results(workdir)
     measured = [line for line in evaluated if line["step"] == choice["step"]]
     if not measured:

@@ -83,7 +83,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
             raise ValueError("an impossible choice")
         choice["value"] = float(choice["value"])
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{path} is damaged ({error}); evaluate again: --mode=eval writes it") from error
+        raise _damaged(path, error) from error
     return choice
 
 
@@ -92,16 +92,24 @@ def require_intact(workdir: Path) -> None:
     choice = read(workdir)
     if choice is None:
         return
-    path = paths.embeddings(workdir)
+    folder = paths.best(workdir)
+    if not paths.checkpoint(folder, choice["step"]).is_dir():
+        raise _damaged(folder, f"the checkpoint of step {choice['step']} is missing")
     try:
-        if not paths.checkpoint(paths.best(workdir), choice["step"]).is_dir():
-            raise ValueError(f"the checkpoint of step {choice['step']} is missing")
-        # Folders of earlier versions have no digest.
-        if choice.get(_DIGEST, digest := _digest(path)) != digest:
-            raise ValueError(f"{path.name} is not what was written: its SHA-256 differs")
-        np.load(path, mmap_mode="r", allow_pickle=False)
+        np.load(paths.embeddings(workdir), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path.parent} is damaged ({error}); evaluate again: --mode=eval writes it") from error
+        raise _damaged(folder, error) from error
+    require_same_embeddings(workdir, choice)
+
+
+def require_same_embeddings(workdir: Path, choice: Mapping[str, Any]) -> None:
+    """Raises InputError when the embeddings are not those that were written with `choice`, the content of choice.json.
+
+    Folders of earlier versions have no digest of them.
+    """
+    path = paths.embeddings(workdir)
+    if _DIGEST in choice and choice[_DIGEST] != _digest(path):
+        raise _damaged(path, "it is not what was written: its SHA-256 differs")
 
 
 def forget(workdir: Path, last_step: int) -> None:
@@ -149,3 +157,7 @@ def _digest_of_version(path: Path, modified: int) -> str:
     del modified
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: Path, reason: object) -> InputError:
+    return InputError(f"{path} is damaged ({reason}); evaluate again: --mode=eval writes it")

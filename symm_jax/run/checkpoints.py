@@ -120,7 +120,8 @@ class Writer:
         except jax.errors.JaxRuntimeError:  # another process has ended
             raise
         except Exception as error:
-            if isinstance(lost := error.__cause__, jax.errors.JaxRuntimeError):  # Orbax hides it behind a TimeoutError
+            lost = error.__cause__  # Orbax hides the loss of a process behind a TimeoutError
+            if lost is not None and isinstance(lost, jax.errors.JaxRuntimeError):
                 raise lost from None
             path = self._folder / (str(self._saving[0]) if self._saving else "")
             no_space = any(words in str(error) for words in _NO_SPACE)
