@@ -22,6 +22,7 @@ Times on two idle cores: kill 1 min per try, damage 15 min, signals 10 min, disk
 import argparse
 import datetime
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,9 @@ def main() -> None:
     parts = arguments.parts or [*PARTS]
     if "disk" in parts:
         disk.enter_namespace()
+    # A program that was started by nohup, or in the background of a script, ignores these. Those started here must not.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.set_verbosity(logging.ERROR)  # Orbax logs every restore
     os.chdir(checkout.ROOT)
     count = 0
