@@ -16,6 +16,7 @@ repeats it; the exit code is then 1. Nothing outside a scratch folder is touched
     growth    steps / 100            memory, file descriptors and threads over a long run and many checkpoints
     fuzz      examples / 100         the property tests whose names contain "fuzz", with more examples
 
+Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, if it is set, so that the next call is faster.
 Times on two idle cores: kill 1 min per try, damage 15 min, signals 10 min, disk 10 min, together 5 min, growth 5 min.
 """
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--tries", type=int, help="see above; by default few")
     parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE.name}")
+    parser.add_argument("--only", default="", help="with damage and signals: rows whose name contains this")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - PARTS.keys():
@@ -72,8 +74,9 @@ def main() -> None:
     count = 0
     scratch = tempfile.mkdtemp(prefix="faults-")
     try:
+        tiny.set_environment(Path(scratch))
         with launcher.Launcher() as launch:
-            runs = tiny.Tiny(Path(scratch), launch)
+            runs = tiny.Tiny(Path(scratch), launch, arguments.only)
             for name in parts:
                 run, few = PARTS[name]
                 tries = arguments.tries or few

@@ -26,7 +26,7 @@ def damage(runs: tiny.Tiny, tries: int) -> Table:
     assert ended.code == 0, ended.output
     shutil.copytree(runs.pictures, whole / "pictures", copy_function=shutil.copy2)
     # The names of the cache come from the pictures' times and not from their folder.
-    kinds = kinds_of_files(whole)
+    kinds = {kind: file for kind, file in kinds_of_files(whole).items() if runs.only in kind}
     expected = {command: _run(runs, whole, command, "", lambda path: None)[1] for command in _OWN}
     rows = []
     for kind, file in kinds.items():
@@ -52,15 +52,13 @@ def kinds_of_files(folder: Path) -> dict[str, str]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         step = re.search(r"checkpoints/(\d+)/", name)
-        if (
-            path.name == ".lock"
-            or path.suffix == ".lock"
-            or (step and int(step[1]) != tiny.STEPS and "best/" not in name)
-        ):
+        older = step and int(step[1]) != tiny.STEPS and "best/" not in name
+        twice = "opt_state/" in name and "/d/" not in name  # of the same kinds as the files in params/
+        if older or twice or path.suffix == ".lock" or path.name == ".lock":
             continue
         kind = re.sub(r"checkpoints/\d+/", "checkpoints/STEP/", name)
         kind = re.sub(r"class\d+/\d+", "CLASS/*", re.sub(r"[0-9a-f]{16,}", "*", re.sub(r"events\.out.*", "*", kind)))
-        kind = re.sub(r"opt_state/|batch_stats/", "params/", kind)
+        kind = re.sub(r"checkpoints/STEP/.*commit_success.txt", "checkpoints/STEP/*/commit_success.txt", kind)
         if kind.startswith("run/best/checkpoints"):
             kind = "run/best/checkpoints/STEP/*"
         if path.stat().st_size and (kind not in found or path.stat().st_size > (folder / found[kind]).stat().st_size):

@@ -64,7 +64,6 @@ class _Try:
         """Kills after each moment: (phase, seconds since that phase began, or since the start without a phase)."""
         folder = runs.new()
         flags = runs.flags(folder)
-        runs.set_compiled(f"{folder.name}/compiled")
         self.phases: list[str] = []
         self.traceback = False
         for i, moment in enumerate([*moments, ("never", 0.0)]):
@@ -73,14 +72,13 @@ class _Try:
             self.traceback |= "Traceback (most recent" in output.read_text()
             if self.code is not None:
                 break
-        runs.set_compiled("compiled")
         self.state = tiny.state(folder / "run")
 
     def _start(self, runs: tiny.Tiny, flags: list[str], workdir: Path, output: Path, wanted: str, delay: float) -> None:
         begin = time.monotonic()
         began = None if wanted else begin
         self.lengths: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        program = runs.real(output, *flags)
+        program = runs.real(output, *flags, compiled=workdir.parent / "compiled")
         phase, last = PHASES[0], begin
         while (code := program.poll()) is None:
             phase, now = phase_of(output.read_text(), workdir), time.monotonic()

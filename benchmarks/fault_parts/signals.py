@@ -25,6 +25,8 @@ def signals(runs: tiny.Tiny, tries: int) -> Table:
     expected = runs.reference()
     rows = []
     for phase, ready in _READY.items():
+        if runs.only not in phase:
+            continue
         cells = []
         for number in _SIGNALS:
             preparing = phase in ("building", "decoding")
@@ -40,6 +42,8 @@ def signals(runs: tiny.Tiny, tries: int) -> Table:
                 problem = problem or f"other state: {sorted(different)[:2]}"
             cells.append(f"{code}, {seconds:.1f} s" + (f"; {FAULT} {problem}" if problem else ""))
             print(f"{phase}, {number.name}: {cells[-1]}", flush=True)
+            if problem:
+                print((folder / "output").read_text()[:2000], f"then: {again.output[:1000]}", sep="\n", flush=True)
         rows.append((phase, *cells))
     return Table(
         ("while", *(number.name for number in _SIGNALS)),
@@ -53,11 +57,8 @@ def _send(
     runs: tiny.Tiny, folder: Path, flags: list[str], ready: Callable, number: signal.Signals, cold: bool
 ) -> tuple[str, float, str]:
     """Exit code, seconds to leave, and what was wrong, or ""."""
-    if cold:
-        runs.set_compiled(f"{folder.name}/compiled")
     output = folder / "output"
-    program = runs.real(output, *flags)
-    runs.set_compiled("compiled")
+    program = runs.real(output, *flags, compiled=folder / "compiled" if cold else None)
     if not tiny.wait_until(lambda: ready(output.read_text(), folder / "run"), program):
         tiny.kill_group(program)
         return "-", 0.0, f"ended before the signal: {tiny.first_message(output.read_text())}"

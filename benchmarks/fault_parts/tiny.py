@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import launcher
 import numpy as np
@@ -51,18 +51,11 @@ class Ended(NamedTuple):
 class Tiny:
     """Starts launch.py on the tiny run. All files are in one scratch folder."""
 
-    def __init__(self, scratch: Path, launch: launcher.Launcher):
+    def __init__(self, scratch: Path, launch: launcher.Launcher, only: str = ""):
+        self.only = only
         self.scratch, self._launch, self._count = scratch, launch, 0
         self._ends: dict[int, dict[str, str]] = {}
         self.pictures = draw_pictures(scratch / "pictures")
-        os.environ["XLA_FLAGS"] = launcher.xla_flags(devices=1)  # for `real`; forks get the same
-        os.environ["PYTHONUNBUFFERED"] = "1"  # what was printed before a kill is read
-        self.set_compiled("compiled")
-
-    def set_compiled(self, name: str) -> None:
-        """Makes programs that are started from now on keep compiled programs in this folder of the scratch folder."""
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(self.scratch / name)
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
     def new(self, *, of: Path | None = None) -> Path:
         """A folder for one try, empty or a copy. It will hold `run`, the workdir, and `cache`."""
@@ -96,11 +89,16 @@ class Tiny:
             return Ended(None, program.output(), timeout)
         return Ended(program.returncode, program.output(), time.monotonic() - begin)
 
-    def real(self, output: Path, *flags: str) -> subprocess.Popen:
-        """Starts the program as a user does, in a session of its own. It prints to a file."""
+    def real(self, output: Path, *flags: str, compiled: Path | None = None) -> subprocess.Popen:
+        """Starts the program as a user does, in a session of its own. It prints to a file.
+
+        `compiled` is a folder for compiled programs, in the place of that of all others.
+        """
+        variables = os.environ | ({"JAX_COMPILATION_CACHE_DIR": str(compiled)} if compiled else {})
         with open(output, "w") as file:
             command = [sys.executable, str(ROOT / "launch.py"), *flags]
-            return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True)
+            outputs: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+            return subprocess.Popen(command, **outputs, start_new_session=True, env=variables)
 
     def reference(self, steps: int = STEPS) -> dict[str, str]:
         """The state of a run that nothing disturbed."""
@@ -110,6 +108,14 @@ class Tiny:
             assert ended.code == 0, ended.output
             self._ends[steps] = state(folder / "run")
         return self._ends[steps]
+
+
+def set_environment(scratch: Path) -> None:
+    """Sets what all programs need that are started from now on: the same flags, and the same compiled programs."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "compiled"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["XLA_FLAGS"] = launcher.xla_flags(devices=1)
+    os.environ["PYTHONUNBUFFERED"] = "1"  # what a program printed before it was killed is read
 
 
 def draw_pictures(folder: Path, classes: int = 16, per_class: int = 6) -> Path:
