@@ -38,7 +38,7 @@ def signals(runs: tiny.Tiny, tries: int) -> Table:
                 problem = problem or f"the same command: exit code {again.code}, {tiny.first_message(again.output)}"
             elif preparing and _arrays(folder) != arrays:
                 problem = problem or "other arrays"
-            elif not preparing and (different := tiny.differences(tiny.state(folder / "run"), expected)):
+            elif not preparing and (different := _differences(tiny.state(folder / "run"), expected)):
                 problem = problem or f"other state: {sorted(different)[:2]}"
             cells.append(f"{code}, {seconds:.1f} s" + (f"; {FAULT} {problem}" if problem else ""))
             print(f"{phase}, {number.name}: {cells[-1]}", flush=True)
@@ -49,7 +49,8 @@ def signals(runs: tiny.Tiny, tries: int) -> Table:
         ("while", *(number.name for number in _SIGNALS)),
         rows,
         "Exit code as a shell shows it, and seconds from the signal to the end. In each case no process was left and "
-        "the same command went on to the same state, bit for bit, unless the cell says otherwise.",
+        "the same command went on to the same state, bit for bit, unless the cell says otherwise. A signal during training "
+        "adds a checkpoint.",
     )
 
 
@@ -83,6 +84,14 @@ def _send(
     tiny.kill_group(program)
     shown = str(128 - code if code < 0 else code) + (" (at once)" if code < 0 else "")
     return shown + (" (had ended)" if code == 0 else ""), seconds, problem
+
+
+def _differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """As tiny.differences. The checkpoint that training saves at a signal may be there too, and may be the best one."""
+    different = [name for name in tiny.differences(found, expected) if name in expected]
+    if not any(name.startswith("eval metrics") for name in found.keys() - expected.keys()):
+        return different
+    return [name for name in different if not name.startswith(("best/", "report.html", "figures/"))]
 
 
 _begun: dict[Path, float] = {}
