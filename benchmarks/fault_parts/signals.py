@@ -49,8 +49,8 @@ def signals(runs: tiny.Tiny, tries: int) -> Table:
         ("while", *(number.name for number in _SIGNALS)),
         rows,
         "Exit code as a shell shows it, and seconds from the signal to the end. In each case no process was left and "
-        "the same command went on to the same state, bit for bit, unless the cell says otherwise. A signal during training "
-        "adds a checkpoint.",
+        "the same command went on to the same state, bit for bit, unless the cell says otherwise. A signal during "
+        "training adds a checkpoint.",
     )
 
 
