@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import launcher
+
 from fault_parts import tiny
 from fault_parts.table import FAULT, Table
 
@@ -16,7 +18,7 @@ _OWN = {
     "eval": ("eval metrics", "best/"),
     "report": ("report.html", "figures/"),
 }
-_NOT_OF_REPORT = ("checkpoints/", "tensorboard", "pictures", "compiled")
+_NOT_OF_REPORT = ("checkpoints/", "tensorboard", "pictures", "arrays/train", "arrays/validation")  # it reads none
 
 
 def damage(runs: tiny.Tiny, tries: int) -> Table:
@@ -27,7 +29,7 @@ def damage(runs: tiny.Tiny, tries: int) -> Table:
     shutil.copytree(runs.pictures, whole / "pictures", copy_function=shutil.copy2)
     # The names of the cache come from the pictures' times and not from their folder.
     kinds = {kind: file for kind, file in kinds_of_files(whole).items() if runs.only in kind}
-    expected = {command: _run(runs, whole, command, "", lambda path: None)[1] for command in _OWN}
+    expected = {c: _end(c, *_start(runs, whole, c, "", lambda path: None))[1] for c in _OWN}
     rows = []
     for kind, file in kinds.items():
         cells = []
@@ -87,17 +89,17 @@ _DAMAGES: dict[str, Callable[[int], Callable[[Path], None]]] = {
 
 
 def _outcomes(runs: tiny.Tiny, whole: Path, kind: str, file: str, harm: Callable, expected: dict) -> str:
-    """The outcomes of the three commands as one cell."""
+    """The outcomes of the three commands as one cell. The commands run at once."""
     commands = [c for c in _OWN if c != "report" or not any(part in kind for part in _NOT_OF_REPORT)]
-    found = {command: _outcome(runs, whole, command, file, harm, expected[command]) for command in commands}
+    started = {command: _start(runs, whole, command, file, harm) for command in commands}
+    found = {command: _outcome(command, file, *_end(command, *started[command]), expected) for command in commands}
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
     return ", ".join(f"{command}: {outcome}" for command, outcome in found.items())
 
 
-def _outcome(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callable, expected: dict) -> str:
-    ended, state = _run(runs, whole, command, file, harm)
-    message = tiny.first_message(ended.output)
+def _outcome(command: str, file: str, ended: tiny.Ended, state: dict[str, str], whole_states: dict) -> str:
+    expected, message = whole_states[command], tiny.first_message(ended.output)
     print(f"    {file}, {command}: exit code {ended.code}; {message}", flush=True)
     if "Traceback (most recent" in ended.output:
         return f"{FAULT} traceback ({ended.output.strip().splitlines()[-1][:80]})"
@@ -105,8 +107,7 @@ def _outcome(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callab
         return "message"
     if ended.code != 0:
         return f"{FAULT} exit code {ended.code}"
-    other = [name for name in state if name in expected and state[name] != expected[name]]
-    other += [name for name in state if name not in expected]
+    other = [name for name in state if name not in expected or state[name] != expected[name]]
     if other:
         return f"{FAULT} other ({', '.join(sorted(other)[:2])})"
     if lost := [name for name in expected if name not in state]:
@@ -120,8 +121,8 @@ def _outcome(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callab
     return f"same (from step {resumed[1]})" if resumed and int(resumed[1]) < tiny.STEPS else "same"
 
 
-def _run(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callable) -> tuple[tiny.Ended, dict[str, str]]:
-    """Damages a file in a copy and runs a command there. Returns its end, and the part of the state that it writes."""
+def _start(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callable) -> tuple[Path, launcher.Program]:
+    """Damages a file in a copy, and starts a command there."""
     copy = runs.new(of=whole)
     run = copy / "run"
     if command == "eval" and not re.match(r"run/(eval|best|tensorboard/eval)", file):
@@ -130,7 +131,12 @@ def _run(runs: tiny.Tiny, whole: Path, command: str, file: str, harm: Callable) 
     if file and (copy / file).exists():
         harm(copy / file)
     fields = {"num_steps": _MORE} if command == "train" else {}
-    ended = runs.run(*runs.flags(copy, command, pictures=copy / "pictures", **fields))
-    state = tiny.state(run) if ended.code == 0 else {}
+    return copy, runs.start(*runs.flags(copy, command, pictures=copy / "pictures", **fields))
+
+
+def _end(command: str, copy: Path, program: launcher.Program) -> tuple[tiny.Ended, dict[str, str]]:
+    """Waits for a command. Returns its end, and the part of the state that it writes."""
+    ended = tiny.end(program)
+    state = tiny.state(copy / "run") if ended.code == 0 else {}
     shutil.rmtree(copy)
     return ended, {name: value for name, value in state.items() if name.startswith(_OWN[command])}

@@ -41,11 +41,10 @@ _FIELDS = {
 
 
 class Ended(NamedTuple):
-    """A program that has ended: its exit code, all that it printed, and how long it ran in seconds."""
+    """A program that has ended: its exit code (None if it had to be killed), and all that it printed."""
 
     code: int | None
     output: str
-    seconds: float = 0.0
 
 
 class Tiny:
@@ -81,13 +80,7 @@ class Tiny:
 
     def run(self, *flags: str, timeout: float = 300) -> Ended:
         """Runs the program to its end, as such a fork."""
-        begin, program = time.monotonic(), self.start(*flags)
-        try:
-            program.wait(timeout)
-        except AssertionError:
-            program.kill()
-            return Ended(None, program.output(), timeout)
-        return Ended(program.returncode, program.output(), time.monotonic() - begin)
+        return end(self.start(*flags), timeout)
 
     def real(self, output: Path, *flags: str, compiled: Path | None = None) -> subprocess.Popen:
         """Starts the program as a user does, in a session of its own. It prints to a file.
@@ -108,6 +101,15 @@ class Tiny:
             assert ended.code == 0, ended.output
             self._ends[steps] = state(folder / "run")
         return self._ends[steps]
+
+
+def end(program: launcher.Program, timeout: float = 300) -> Ended:
+    """Waits for a program. Kills it when the time is over."""
+    try:
+        return Ended(program.wait(timeout), program.output())
+    except AssertionError:
+        program.kill()
+        return Ended(None, program.output())
 
 
 def set_environment(scratch: Path) -> None:

@@ -21,14 +21,6 @@ def together(runs: tiny.Tiny, tries: int) -> Table:
     return Table(("at once", "exit codes", "outcome"), rows, "Each was tried once.")
 
 
-def _end(program, timeout: float = 300) -> int | None:
-    try:
-        return program.wait(timeout)
-    except AssertionError:
-        program.kill()
-        return None
-
-
 def _tracebacks(*programs) -> str:
     count = sum("Traceback (most recent" in program.output() for program in programs)
     return f"; {FAULT} {count} tracebacks" if count else ""
@@ -39,7 +31,7 @@ def _two_trainers(runs: tiny.Tiny) -> tuple[str, ...]:
     first = runs.start(*runs.flags(folder))
     tiny.wait_until(lambda: (folder / "run/config.json").exists(), first)
     second = runs.start(*runs.flags(folder))
-    codes = [_end(first), _end(second)]
+    codes = [tiny.end(first).code, tiny.end(second).code]
     different = tiny.differences(tiny.state(folder / "run"), runs.reference())
     outcome = f'the second: "{tiny.first_message(second.output())}"; the first: same state'
     if codes[0] != 0 or codes[1] != 2 or different:
@@ -51,7 +43,7 @@ def _two_evaluators(runs: tiny.Tiny) -> tuple[str, ...]:
     folder = runs.new()
     assert runs.run(*runs.flags(folder, "train")).code == 0
     both = [runs.start(*runs.flags(folder, "eval")) for _ in range(2)]
-    codes = [_end(program) for program in both]
+    codes = [tiny.end(program).code for program in both]
     expected = {name: x for name, x in runs.reference().items() if not name.startswith(("report", "figures"))}
     different = tiny.differences(tiny.state(folder / "run"), expected)
     outcome = (
@@ -67,7 +59,7 @@ def _evaluator_beside_a_deleter(runs: tiny.Tiny) -> tuple[str, ...]:
     shutil.copytree(whole / "cache", folder / "cache")
     trainer = runs.start(*runs.flags(folder, "train", keep_checkpoints=1, **_LONG))
     evaluator = runs.start(*runs.flags(folder, "eval", keep_checkpoints=1, **_LONG), "--watch")
-    codes = [_end(trainer), _end(evaluator)]
+    codes = [tiny.end(trainer).code, tiny.end(evaluator).code]
     expected, found = tiny.state(whole / "run"), tiny.state(folder / "run")
     measured = [name for name in found if name.startswith("eval metrics")]
     wrong = [name for name in measured if found[name] != expected.get(name)]
@@ -89,7 +81,7 @@ def _two_builders(runs: tiny.Tiny) -> tuple[str, ...]:
     folder, other = runs.new(), runs.new()
     (other / "cache").symlink_to(folder / "cache")
     both = [runs.start(*runs.flags(x, "train_and_eval", data__cache_dir=folder / "cache")) for x in (folder, other)]
-    codes = [_end(program) for program in both]
+    codes = [tiny.end(program).code for program in both]
     different = [tiny.differences(tiny.state(x / "run"), runs.reference()) for x in (folder, other)]
     built = sum("building " in program.output() for program in both)
     outcome = f"{built} built the records; both: same state"
@@ -112,7 +104,7 @@ def _lost_peer(runs: tiny.Tiny) -> tuple[str, ...]:
     saving = tiny.wait_until(lambda: any("tmp" in p.name for p in path.glob("*")), both[0])
     both[1].kill()
     begin = time.monotonic()
-    code = _end(both[0], 200)
+    code = tiny.end(both[0], 200).code
     seconds = time.monotonic() - begin
     newest = checkpoints.steps(folder / "run")[-1:]
     ended = runs.run(*runs.flags(folder, "eval"))
