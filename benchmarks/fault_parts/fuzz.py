@@ -1,4 +1,4 @@
-"""The property tests whose names contain "fuzz", with more examples than in the suite."""
+"""The property tests of readers, with more examples than in the suite."""
 
 import os
 import subprocess
@@ -11,6 +11,8 @@ from checkout import ROOT
 from fault_parts import tiny
 from fault_parts.table import FAULT, Table
 
+_NAMES = "fuzz or test_damaged or test_any_name"
+
 
 def fuzz(runs: tiny.Tiny, tries: int) -> Table:
     """Runs each test with 100 x `tries` examples."""
@@ -19,18 +21,9 @@ def fuzz(runs: tiny.Tiny, tries: int) -> Table:
     variables = os.environ | {"FUZZ_EXAMPLES": str(examples), "PYTHONPATH": os.pathsep.join([here, str(ROOT)])}
     for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR"):
         variables.pop(name)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests",
-        "-k",
-        "fuzz",
-        "-p",
-        "fault_parts.longer",
-        f"--junitxml={result}",
-    ]
-    subprocess.run([*command, "-p", "no:xdist", "-p", "no:cacheprovider"], cwd=ROOT, env=variables)
+    files = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if "hypothesis" in path.read_text()]
+    options = ["-k", _NAMES, "-p", "fault_parts.longer", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    subprocess.run([sys.executable, "-m", "pytest", *files, *options, f"--junitxml={result}"], cwd=ROOT, env=variables)
     rows = []
     for case in ElementTree.parse(result).iter("testcase"):
         problem = next((child for child in case if child.tag in ("failure", "error")), None)

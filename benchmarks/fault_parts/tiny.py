@@ -193,7 +193,7 @@ def first_message(output: str) -> str:
     return ""
 
 
-def wait_until(condition: Callable[[], object], program, timeout: float = 120) -> bool:
+def wait_until(condition: Callable[[], object], program, timeout: float = 300) -> bool:
     """Looks every few milliseconds. Returns False when the program ends, or the time is over, before it holds."""
     deadline = time.monotonic() + timeout
     while not condition():
