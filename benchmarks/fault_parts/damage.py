@@ -101,8 +101,8 @@ def _outcomes(runs: tiny.Tiny, whole: Path, kind: str, file: str, harm: Callable
 def _outcome(command: str, file: str, ended: tiny.Ended, state: dict[str, str], whole_states: dict) -> str:
     expected, message = whole_states[command], tiny.first_message(ended.output)
     print(f"    {file}, {command}: exit code {ended.code}; {message}", flush=True)
-    if "Traceback (most recent" in ended.output:
-        return f"{FAULT} traceback ({ended.output.strip().splitlines()[-1][:80]})"
+    if traceback := tiny.traceback_end(ended.output):
+        return f"{FAULT} {traceback}"
     if ended.code in (1, 2) and ("error: " in ended.output or "skipped: " in ended.output):
         return "message"
     if ended.code != 0:

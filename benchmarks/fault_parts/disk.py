@@ -105,7 +105,7 @@ def _read_only_cache(runs: tiny.Tiny, complete: Path) -> tuple[str, ...]:
     return (
         "`--mode=train_and_eval`",
         "complete cache, read-only",
-        "goes on" if good else f"{FAULT} {outcome}",
+        "goes on" if good else f"{FAULT} {outcome}".replace(f"{FAULT} {FAULT}", FAULT),
         named,
         "",
     )
@@ -115,8 +115,8 @@ def _outcome(ended: tiny.Ended) -> tuple[str, str]:
     """What a command did on its disk, and the path that its message names."""
     message = tiny.first_message(ended.output)
     named = re.search(r"[\w.*-]+(?:/[\w.*-]+)+|[\w-]+\.\w+|\bcache\b|\brun\b", message.partition(": ")[2])
-    if "Traceback (most recent" in ended.output:
-        return f"{FAULT} traceback ({ended.output.strip().splitlines()[-1][:90]})", ""
+    if traceback := tiny.traceback_end(ended.output):
+        return f"{FAULT} {traceback}", ""
     if ended.code == 0:
         return "done", ""
     if ended.code not in (1, 2) or not message:

@@ -52,7 +52,7 @@ def _watch(
         at = [int(np.abs(table[:, 0] - total * part).argmin()) for part in (0, 0.25, 0.5, 0.75, 1)]
         later = table[:, 0] >= total / 2
         slope = np.polyfit(table[later, 0], values[later], 1)[0] * unit if later.sum() > 1 else float("nan")
-        flat = abs(slope) <= most
+        flat = slope <= most
         per = "1,000 steps" if unit == 1000 else "100 checkpoints"
         shown = f"{slope:+.0f} KiB per {per}" if column == 1 else f"{slope:+.2f} per {per}"
         rows.append(

@@ -79,8 +79,7 @@ def _send(
         time.sleep(0.1)
     text = output.read_text()
     problem = f"{len(left)} processes left" if left else ""
-    if "Traceback (most recent" in text:
-        problem = f"traceback ({text.strip().splitlines()[-1][:60]})"
+    problem = tiny.traceback_end(text) or problem
     tiny.kill_group(program)
     shown = str(128 - code if code < 0 else code) + (" (at once)" if code < 0 else "")
     return shown + (" (had ended)" if code == 0 else ""), seconds, problem

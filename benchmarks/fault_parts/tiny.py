@@ -189,8 +189,15 @@ def first_message(output: str) -> str:
     for kind in ("error: ", "warning: "):
         for line in output.replace("\r", "\n").splitlines():
             if line.startswith(kind):
-                return re.sub(r"(/[\w.,=\[\]-]+)+/(?=[\w.])", "", line)[:160]
+                return _without_folders(line)[:160]
     return ""
+
+
+def traceback_end(output: str) -> str:
+    """The last line of what a program printed, if it printed a traceback, else ""."""
+    if "Traceback (most recent" not in output:
+        return ""
+    return f"traceback ({_without_folders(output.strip().splitlines()[-1])[:90]})"
 
 
 def wait_until(condition: Callable[[], object], program, timeout: float = 300) -> bool:
@@ -221,6 +228,10 @@ def session_members(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
+
+
+def _without_folders(line: str) -> str:
+    return re.sub(r"(/[\w.,=\[\]-]+)+/(?=[\w.])", "", line)
 
 
 def _leaves(tree, prefix: str = "") -> Iterable[tuple[str, np.ndarray]]:
