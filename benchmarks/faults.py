@@ -82,7 +82,8 @@ def main() -> None:
                 tries = arguments.tries or few
                 table = run(runs, tries)
                 count += table.faults()
-                command = f"`python benchmarks/faults.py {name} --tries={tries}`"
+                command = f"`python benchmarks/faults.py {name} --tries={tries}"
+                command += f" --only={arguments.only}`" if arguments.only else "`"
                 text = f"{command}, {_where()}. {table.tried}\n\n{table.markdown()}"
                 print(f"\n{text}\n", flush=True)
                 if arguments.write:
