@@ -1,0 +1,1 @@
+"""The parts of benchmarks/faults.py: each injects one kind of fault into a tiny run and returns a table."""
