@@ -93,10 +93,10 @@ def _taps(
     Returns:
       Positions on the source line, and their weights.
     """
-    pixels = jnp.arange(count)
+    pixels = jnp.arange(count, dtype=jnp.int32)
     centres = start + (jnp.where(backwards, count - 1 - pixels, pixels) + 0.5) * step - 0.5
     reach = jnp.maximum(1.0, step)
-    positions = jnp.ceil(centres - reach).astype(jnp.int32)[None] + jnp.arange(most)[:, None]
+    positions = jnp.ceil(centres - reach).astype(jnp.int32)[None] + jnp.arange(most, dtype=jnp.int32)[:, None]
     weights = jnp.maximum(0.0, 1 - jnp.abs(positions - centres[None]) / reach)
     weights = jnp.where((positions >= 0) & (positions < side), weights, 0.0)
     return jnp.clip(positions, 0, side - 1), weights / weights.sum(axis=0, keepdims=True)
