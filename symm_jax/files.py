@@ -17,6 +17,7 @@ from symm_jax import errors
 from symm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # as flock fails on some file systems
+_BEFORE = "-before"
 
 
 @contextlib.contextmanager
@@ -28,12 +29,15 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     A process that is killed inside the block leaves `NAME.partial-*`. The next call for the same path deletes such
     leftovers, so the caller holds a `lock` for `path`.
     """
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
-        shutil.rmtree(leftover)
+    for leftover in sorted(path.parent.glob(f"{glob.escape(path.name)}.partial-*"), reverse=True):
+        if leftover.name.endswith(_BEFORE) and not path.exists():  # killed between the two renamings at the end
+            leftover.rename(path)
+        else:
+            shutil.rmtree(leftover)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
     temporary.mkdir()  # mkdtemp would make a folder that other users cannot read
-    before = temporary.with_name(f"{temporary.name}-before")
+    before = temporary.with_name(f"{temporary.name}{_BEFORE}")
     try:
         yield temporary
         for file in temporary.rglob("*"):

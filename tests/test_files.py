@@ -46,6 +46,15 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["part"]
 
 
+def test_the_folder_of_before_survives_a_kill_between_two_renamings(tmp_path):
+    (tmp_path / "folder.partial-1-before").mkdir()
+    (tmp_path / "folder.partial-1-before/part").touch()
+    (tmp_path / "folder.partial-1").mkdir()
+    with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "folder", replace=True):
+        _ = 1 / 0
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/part"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])  # filelock has a substitute for ENOSYS
 def test_without_locks_a_warning_is_given(tmp_path, monkeypatch, capsys, number):
     def flock(*_):

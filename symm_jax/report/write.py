@@ -102,9 +102,7 @@ def _read_embeddings(path: Path, n: int) -> np.ndarray:
             f"{embeddings.shape}. {remedy}"
         )
     if not np.isfinite(embeddings).all():
-        raise InputError(
-            f"{path} holds NaN or infinity: the network has diverged. Train again with a lower learning rate."
-        )
+        raise InputError(f"{path} holds NaN or infinity: the network has diverged. {remedy}")
     return embeddings
 
 
