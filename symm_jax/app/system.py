@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 
 _AGAIN = "Nothing that was finished is lost: then run the same command again."
 _ROOM = f"Make room, or move the folder to a larger disk. {_AGAIN}"
@@ -41,6 +42,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError):
         if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy
             return f"a file cannot be written to its end ({text}). {_ROOM}"
+        if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):  # of copying a folder
+            source, target, why = error.args[0][0]
+            return f"{target}: it cannot be copied from {source} ({why}). {_ROOM}"
         if error.errno is None:  # raised by a library
             return text or type(error).__name__
         reason = error.strerror or os.strerror(error.errno)

@@ -87,6 +87,8 @@ class Writer:
         )
         with self._explained_errors():
             self._checkpointer.wait_until_finished()
+            if distributed.is_main():
+                _require_space(self._folder, trees)
             self._saving = step, trees, described
             self._checkpointer.save(self._orbax_folder / str(step), args=items)
         self._delete_old()
@@ -131,9 +133,8 @@ class Writer:
                     remove_unfinished(self._workdir)
             raise OSError(
                 errno.ENOSPC if no_space else errno.EIO,
-                f"the checkpoint was not saved ({reason}). Earlier checkpoints are as they were: "
-                + ("make room, and start again" if no_space else "start again")
-                + " with the same command, which goes on from the newest",
+                f"the checkpoint was not saved ({reason}). Earlier checkpoints are as they were, and the same command "
+                "goes on from the newest",
                 str(path),
             ) from error
 
@@ -261,6 +262,13 @@ def delete_old(workdir: Path, keep: int, best_step: int | None) -> None:
                 shutil.rmtree(path.rename(path.with_name(f"{step}{_UNFINISHED}-deleted")))
     except InputError:
         return
+
+
+def _require_space(folder: Path, trees: Mapping[str, Any]) -> None:
+    """Raises OSError when the disk is too full for the arrays: what Orbax raises then comes with tracebacks."""
+    needed, free = sum(x.nbytes for x in jax.tree.leaves(trees)), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"No space left: {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB free")
 
 
 def _is_of_this_process(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import shutil
 import signal
 import sys
 import types
@@ -32,6 +33,10 @@ def raised(error, cause=None):
         (OSError(errno.EROFS, "Read-only file system", "/a", None, "/b"), "/a and /b: Read-only file system. Mount it"),
         (OSError(errno.ELOOP, "Too many links", "/a"), "/a: Too many links. Then run the same command again."),
         (OSError("a library's words"), "a library's words"),
+        (
+            shutil.Error([("/a", "/b", "[Errno 28] No space left")]),
+            "/b: it cannot be copied from /a ([Errno 28] No space",
+        ),
         (OSError("5 requested and 3 written"), "a file cannot be written to its end"),
         (
             raised(ValueError("x"), OSError(errno.EIO, "Input/output error", "/a")),
