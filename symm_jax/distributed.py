@@ -88,9 +88,7 @@ def exit_on_peer_failure() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # Gloo connects CPUs. Its errors surface as ValueError when an array is copied to NumPy.
-        own = "Gloo" not in str(error) if isinstance(error, ValueError) else "RESOURCE_EXHAUSTED" in str(error)
-        if jax.process_count() == 1 or own:
+        if not is_peer_failure(error):
             raise
         reason = str(error).splitlines()[0][:200]
         print(
@@ -99,6 +97,15 @@ def exit_on_peer_failure() -> Iterator[None]:
             file=sys.stderr,
         )
         exit_process(1)
+
+
+def is_peer_failure(error: BaseException | None) -> bool:
+    """Whether an exception tells that another process has ended."""
+    if jax.process_count() == 1:
+        return False
+    if isinstance(error, ValueError):
+        return "Gloo" in str(error)  # which connects CPUs: its errors come so when an array is copied to NumPy
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def is_main() -> bool:

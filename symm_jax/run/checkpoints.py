@@ -119,12 +119,10 @@ class Writer:
         """Turns what Orbax raises for a save that failed, this one or the one before, into an OSError."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # another process has ended
-            raise
         except Exception as error:
-            lost = error.__cause__  # Orbax hides the loss of a process behind a TimeoutError
-            if lost is not None and isinstance(lost, jax.errors.JaxRuntimeError):
-                raise lost from None
+            for lost in (error, error.__cause__):  # Orbax hides the loss of a process behind a TimeoutError
+                if lost is not None and distributed.is_peer_failure(lost):
+                    raise lost from None
             path = self._folder / (str(self._saving[0]) if self._saving else "")
             no_space = any(words in str(error) for words in _NO_SPACE)
             reason = "no space left on the disk" if no_space else orbax_folder.first_line(error)
