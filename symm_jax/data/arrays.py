@@ -10,8 +10,6 @@ import os
 import pickle
 import secrets
 import shutil
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ import numpy as np
 import tqdm
 
 from symm_jax import errors, files
-from symm_jax.data import decode, manifest
+from symm_jax.data import decode, manifest, workers
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
@@ -206,20 +204,13 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
     n = len(source)
     # Processes, because Pillow holds Python's lock during part of its work. Their number respects the limits of this
     # process: its affinity and its control group.
-    workers = 1 if n < _MIN_FOR_WORKERS else joblib.cpu_count()
-    pool = joblib.Parallel(
-        workers,
-        return_as="generator_unordered",
-        pre_dispatch="3 * n_jobs",
-        batch_size=cast(Any, 1),  # joblib's annotation has only "auto"
-        initializer=_exit_with_parent,
-        initargs=(os.getpid(),),
-    )
-    size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
+    count = 1 if n < _MIN_FOR_WORKERS else joblib.cpu_count()
+    size = max(1, min(_CHUNK, n // (8 * count)))  # small enough that all workers end at about the same time
     # The token makes workers that are used again open the files again, which may have been replaced.
     opener = functools.partial(_unpickled, pickle.dumps(source), secrets.token_hex(8))
     one = joblib.delayed(functools.partial(_decode_range, path, offset, opener, options))
-    results = cast(Iterator, pool(one(range(start, min(start + size, n))) for start in range(0, n, size)))
+    jobs = (one(range(start, min(start + size, n))) for start in range(0, n, size))
+    results = cast(Iterator, workers.pool(count)(jobs))
     try:
         with tqdm.tqdm(total=n, desc=title, unit="image", leave=False, dynamic_ncols=True) as bar:
             for result in results:
@@ -282,17 +273,6 @@ def _unpickled(source: bytes, token: str) -> Examples:
     """The source. Each process opens its files once for a token."""
     del token
     return pickle.loads(source)
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Ends this worker soon after the process `parent` was killed. Without this, loky leaves it waiting for work."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _to_str(value: bytes | str) -> str:
