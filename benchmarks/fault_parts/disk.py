@@ -114,7 +114,10 @@ def _read_only_cache(runs: tiny.Tiny, complete: Path) -> tuple[str, ...]:
 def _outcome(ended: tiny.Ended) -> tuple[str, str]:
     """What a command did on its disk, and the path that its message names."""
     message = tiny.first_message(ended.output)
-    named = re.search(r"[\w.*-]+(?:/[\w.*-]+)+|[\w-]+\.\w+|\bcache\b|\brun\b", message.partition(": ")[2])
+    named = re.search(
+        r"[\w.*-]+(?:/[\w.*-]+)+|[\w-]+\.\w+|\bcache\b|\brun\b",
+        re.sub(r"^(error|warning): ((config\.[\w.]+|--\w+): )?", "", message),
+    )
     if traceback := tiny.traceback_end(ended.output):
         return f"{FAULT} {traceback}", ""
     if ended.code == 0:
