@@ -1,5 +1,7 @@
 """Trains and evaluates what a config describes: python launch.py --config=configs/car_symm_npair.py"""
 
+import os
+import signal
 import sys
 import traceback
 
@@ -10,12 +12,15 @@ from symm_jax.errors import InputError
 
 
 def main(_) -> None:
-    # Imported after the flags have been checked: a typing error is answered at once.
-    try:
-        from symm_jax import distributed
-        from symm_jax.app import modes
-    except KeyboardInterrupt:
-        sys.exit(130)
+    # Imported after the flags have been checked: a typing error is answered at once. XLA loses an exception that a
+    # signal raises while it is imported, so that Ctrl-C ends the program without one.
+    interrupt = signal.getsignal(signal.SIGINT)
+    if interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from symm_jax import distributed
+    from symm_jax.app import modes
+
+    signal.signal(signal.SIGINT, interrupt)
     code, faults, coordinator = 1, [], flags.COORDINATOR.value
     try:
         if coordinator:
