@@ -19,14 +19,20 @@ from symm_jax.run import digests
 _PLAIN_PATH = re.compile(r"[\w/.,:=+@~ -]+")
 
 
-def read(folder: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def read(folder: Path, step: int, abstract: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
     """The items of a checkpoint as numpy arrays, compared with its digests.
+
+    Args:
+      folder: its folder.
+      step: its step.
+      abstract: item name -> the tree of arrays or jax.ShapeDtypeStruct that the item must hold.
+      complete: False while it is being saved. Orbax may not have listed its items yet, and it must have digests.
 
     Raises:
       InputError: the arrays have other shapes or types than `abstract`, and are those of the digests.
       Exception: the checkpoint is damaged. Orbax raises many kinds.
     """
-    items = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]
+    items = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"] if complete else ["digests"]
     stored = None
     if "digests" in items or (folder / "digests").exists():
         stored = json.loads(read_item(folder, "digests"))

@@ -62,15 +62,33 @@ def test_a_save_that_does_not_read_back_is_no_checkpoint(tmp_path, monkeypatch):
     write(tmp_path, 1)
     read_whole = orbax_folder.read
 
-    def lose(folder, step, trees):  # as Orbax did, which took a path for a pattern
+    def lose(folder, step, trees, **complete):  # as Orbax did, which took a path for a pattern
         shutil.rmtree(folder / "params/d")
-        return read_whole(folder, step, trees)
+        return read_whole(folder, step, trees, **complete)
 
     monkeypatch.setattr(orbax_folder, "read", lose)
     with pytest.raises(OSError, match=r"checkpoint was not saved \(it does not read back.*Earlier") as failed:
         write(tmp_path, 2)
     assert failed.value.errno == errno.EIO and failed.value.filename.endswith("checkpoints/2")
     assert {p.name for p in paths.checkpoints(tmp_path).iterdir()} == {"1"}
+
+
+def test_a_save_does_not_need_the_list_that_orbax_writes_meanwhile(tmp_path, monkeypatch):
+    read_whole = orbax_folder.read
+
+    def read_early(folder, step, trees, **complete):
+        metadata = folder / "_CHECKPOINT_METADATA"
+        whole = metadata.read_text()
+        metadata.write_text(json.dumps(json.loads(whole) | {"item_handlers": None}))
+        try:
+            return read_whole(folder, step, trees, **complete)
+        finally:
+            metadata.write_text(whole)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(orbax_folder, "read", read_early)
+        write(tmp_path, 1)
+    assert checkpoints.steps(tmp_path) == [1] and read(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
