@@ -107,7 +107,8 @@ class Writer:
         step, trees, described = self._saving
         (folder,) = (p for p in self._orbax_folder.iterdir() if p.name.startswith(f"{step}{_UNFINISHED}"))
         try:
-            orbax_folder.read(folder, step, trees, complete=False)
+            orbax_folder.wait_for_list_of_items(folder)
+            orbax_folder.read(folder, step, trees)
             if json.loads(orbax_folder.read_item(folder, "digests")) != described:
                 raise ValueError("its digests differ from those that were saved")
         except Exception as error:

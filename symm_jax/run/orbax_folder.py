@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,18 @@ from symm_jax import errors
 from symm_jax.errors import InputError
 from symm_jax.run import digests
 
+_METADATA, _LIST_SECONDS = "_CHECKPOINT_METADATA", 60
 _PLAIN_PATH = re.compile(r"[\w/.,:=+@~ -]+")
 
 
-def read(folder: Path, step: int, abstract: Mapping[str, Any], *, complete: bool = True) -> dict[str, Any]:
+def read(folder: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """The items of a checkpoint as numpy arrays, compared with its digests.
-
-    Args:
-      folder: its folder.
-      step: its step.
-      abstract: item name -> the tree of arrays or jax.ShapeDtypeStruct that the item must hold.
-      complete: False while it is being saved. Orbax may not have listed its items yet, and it must have digests.
 
     Raises:
       InputError: the arrays have other shapes or types than `abstract`, and are those of the digests.
       Exception: the checkpoint is damaged. Orbax raises many kinds.
     """
-    items = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"] if complete else ["digests"]
+    items = json.loads((folder / _METADATA).read_text())["item_handlers"]
     stored = None
     if "digests" in items or (folder / "digests").exists():
         stored = json.loads(read_item(folder, "digests"))
@@ -69,6 +65,21 @@ def _require_kind(name: str, stored: Any, needed: Any) -> None:
     here, there = (f"{x.dtype}{list(x.shape)}" for x in (needed, stored))
     if here != there:
         raise InputError(f"its {name} is {there}, and the network has {here}")
+
+
+def wait_for_list_of_items(folder: Path) -> None:
+    """Waits until Orbax has listed the items of a checkpoint that it saves: it does so in a thread of its own.
+
+    Raises:
+      TimeoutError: it has not done so within a minute.
+    """
+    deadline = time.monotonic() + _LIST_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):  # the file is not there yet, or is being written
+            if json.loads((folder / _METADATA).read_text())["item_handlers"]:
+                return
+        time.sleep(0.005)
+    raise TimeoutError(f"Orbax has not listed its items within {_LIST_SECONDS} s")
 
 
 def read_item(folder: Path, name: str) -> str:

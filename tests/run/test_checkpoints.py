@@ -62,9 +62,9 @@ def test_a_save_that_does_not_read_back_is_no_checkpoint(tmp_path, monkeypatch):
     write(tmp_path, 1)
     read_whole = orbax_folder.read
 
-    def lose(folder, step, trees, **complete):  # as Orbax did, which took a path for a pattern
+    def lose(folder, step, trees):  # as Orbax did, which took a path for a pattern
         shutil.rmtree(folder / "params/d")
-        return read_whole(folder, step, trees, **complete)
+        return read_whole(folder, step, trees)
 
     monkeypatch.setattr(orbax_folder, "read", lose)
     with pytest.raises(OSError, match=r"checkpoint was not saved \(it does not read back.*Earlier") as failed:
@@ -73,22 +73,17 @@ def test_a_save_that_does_not_read_back_is_no_checkpoint(tmp_path, monkeypatch):
     assert {p.name for p in paths.checkpoints(tmp_path).iterdir()} == {"1"}
 
 
-def test_a_save_does_not_need_the_list_that_orbax_writes_meanwhile(tmp_path, monkeypatch):
-    read_whole = orbax_folder.read
+def test_a_save_waits_for_the_list_of_its_items(tmp_path, monkeypatch):
+    path, whole = tmp_path / "_CHECKPOINT_METADATA", '{"item_handlers": {"params": ""}}'
+    states = iter([None, "", '{"item_handlers": null}', whole])
 
-    def read_early(folder, step, trees, **complete):
-        metadata = folder / "_CHECKPOINT_METADATA"
-        whole = metadata.read_text()
-        metadata.write_text(json.dumps(json.loads(whole) | {"item_handlers": None}))
-        try:
-            return read_whole(folder, step, trees, **complete)
-        finally:
-            metadata.write_text(whole)
+    def go_on(_):
+        if (state := next(states)) is not None:
+            path.write_text(state)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(orbax_folder, "read", read_early)
-        write(tmp_path, 1)
-    assert checkpoints.steps(tmp_path) == [1] and read(tmp_path, 1)
+    monkeypatch.setattr(orbax_folder.time, "sleep", go_on)
+    orbax_folder.wait_for_list_of_items(tmp_path)
+    assert path.read_text() == whole
 
 
 @pytest.mark.parametrize(
