@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/python launch.py --config=configs/glyphs_symm_npair.py
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .
