@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -141,7 +142,7 @@ def state(workdir: Path) -> dict[str, str]:
             path = paths.checkpoint(workdir, step) / item
             if path.exists():
                 try:
-                    tree = ocp.StandardCheckpointer().restore(path.resolve())
+                    tree = _read_item(path.resolve())
                 except Exception as error:
                     tree = {f"unreadable: {type(error).__name__}": np.zeros(0)}
                 for leaf, array in _leaves(tree):
@@ -159,6 +160,18 @@ def state(workdir: Path) -> dict[str, str]:
     if paths.finished(workdir).exists():
         found["finished"] = paths.finished(workdir).read_text()
     return found
+
+
+def _read_item(path: Path) -> Any:
+    """The arrays of an item. Without _METADATA, which only names them, they are read with that of another step."""
+    if (path / "_METADATA").exists():
+        return ocp.StandardCheckpointer().restore(path)
+    other = next(path.parent.parent.glob(f"[0-9]*/{path.name}/_METADATA"))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        shutil.copytree(path, copy)
+        shutil.copyfile(other, copy / "_METADATA")
+        return ocp.StandardCheckpointer().restore(copy)
 
 
 def rows(workdir: Path, kind: str) -> list[dict]:

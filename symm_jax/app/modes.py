@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from symm_jax import distributed, report
-from symm_jax.app import checks, fetch
+from symm_jax.app import checks, fetch, system
 from symm_jax.app.compare import compare
 from symm_jax.app.prepare import prepare
 from symm_jax.errors import InputError
@@ -31,6 +31,7 @@ def run(
       FloatingPointError: training diverged.
     """
     logging.set_verbosity(logging.FATAL)  # Orbax logs every save and restore, and the tracebacks of what it raises
+    system.hide_late_errors()
     tfds.disable_progress_bar()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # Without a home directory every run compiles again.

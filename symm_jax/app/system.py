@@ -1,9 +1,12 @@
 """What a user reads when the operating system refuses something: the path, the reason and what can be done."""
 
 import errno
+import logging
 import os
 import re
 import shutil
+import sys
+from typing import Any
 
 _AGAIN = "Nothing that was finished is lost: then run the same command again."
 _ROOM = f"Make room, or move the folder to a larger disk. {_AGAIN}"
@@ -32,6 +35,21 @@ _HOME = (
 )
 # Libraries in C++ raise other exceptions, whose text has the words of the system.
 _WORDED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def hide_late_errors() -> None:
+    """Hides what is reported after the read or write that it belongs to has failed.
+
+    Orbax reads and writes many arrays at once, raises the first error, and closes the loop to which tensorstore then
+    reports the others. Python prints their tracebacks and goes on.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _print_unraisable
+
+
+def _print_unraisable(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def describe(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from symm_jax import errors, files
 from symm_jax.errors import InputError
-from symm_jax.run import metric_log, paths
+from symm_jax.run import digests, metric_log, paths
 
 VALIDATION = "validation"
 TEST = "test"
@@ -30,7 +30,7 @@ MEANINGS = {
     LAST: "last checkpoint",
 }
 
-_DIGEST = "embeddings_sha256"
+_DIGEST, _OWN_DIGEST = "embeddings_sha256", "sha256"  # of the embeddings, and of the rest of choice.json
 
 
 def results(workdir: Path) -> list[dict[str, Any]]:
@@ -76,6 +76,9 @@ def read(workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         choice = files.read_json_object(path)
+        sealed = choice.pop(_OWN_DIGEST, None)  # folders of earlier versions have none
+        if sealed not in (None, digests.of_json(choice)):
+            raise ValueError("it is not what was written: its SHA-256 differs")
         for key, kind in {"step": int, "chosen_by": str, "metric": str, "value": (int, float)}.items():
             if not isinstance(choice.get(key), kind) or isinstance(choice[key], bool):
                 raise ValueError(f"no valid {key!r}")
@@ -145,6 +148,7 @@ def keep(workdir: Path, criterion: str, row: Mapping[str, Any], metric: str, emb
         path = folder / paths.embeddings(workdir).name
         np.save(path, embeddings)
         choice[_DIGEST] = _digest(path)
+        choice[_OWN_DIGEST] = digests.of_json(choice)
         (folder / paths.choice(workdir).name).write_text(json.dumps(choice, indent=2) + "\n")
 
 

@@ -4,7 +4,9 @@ import json
 import math
 
 import numpy as np
+import pytest
 
+from symm_jax import errors
 from symm_jax.evaluation.table import table
 from symm_jax.run import best, checkpoints, paths
 
@@ -72,6 +74,12 @@ def test_the_best_is_replaced_as_a_whole(tmp_path):
     assert checkpoints.restore(folder, 20, params={"w": np.float32([0])})["params"]["w"] == 20
     np.testing.assert_array_equal(np.load(folder / "embeddings.npy"), np.full((3, 2), 20))
     assert json.loads((folder / "config.json").read_text()) == {}
+    choice = paths.choice(tmp_path)
+    whole = choice.read_text()
+    choice.write_text(whole.replace("0.9", "0.8"))  # one bit: no digit of it may change unnoticed
+    with pytest.raises(errors.InputError, match="choice.json is damaged .*SHA-256 differs.*evaluate again"):
+        best.read(tmp_path)
+    choice.write_text(whole)
     best.forget(tmp_path, 20)
     assert folder.exists()
     best.forget(tmp_path, 19)  # training goes on from there and makes step 20 again
