@@ -102,11 +102,11 @@ def draw_neighbours(
         for spine in ax.spines.values():
             spine.set(lw=0 if k == 0 else 2.2, color=_RIGHT if right else _WRONG, ls="-" if right else (0, (3, 2)))
         if k == 0:
-            _write_class(ax, names, labels[i, 0], _NARROW, weight="bold")
+            _write_class(ax, names, int(labels[i, 0]), _NARROW, weight="bold")
             ax.set_xlabel(f"{ahead[i]:,} ahead" if ahead[i] >= 0 else "alone", fontsize=8)
         else:
             colour = _RIGHT if right else _WRONG
-            _write_class(ax, names, labels[i, k], _NARROW, mark="✓ " if right else "✗ ", color=colour)
+            _write_class(ax, names, int(labels[i, k]), _NARROW, mark="✓ " if right else "✗ ", color=colour)
             ax.set_xlabel(f"{similarity[i, k - 1]:.3f}", fontsize=8)
     _save(figure, path)
 
