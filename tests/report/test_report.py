@@ -206,7 +206,8 @@ def test_report_of_little(run, capsys):
     paths.metrics(workdir, "train").write_text("")
     choice = {"step": 200, "chosen_by": "validation", "metric": "validation/recall@1", "value": 0.5}
     (workdir / "best/choice.json").write_text(json.dumps(choice))
-    text = report.write(config, workdir).read_text()
+    text = report.write(config, workdir, "configs/glyphs_npair.py").read_text()
+    assert "<h1>glyphs_npair.py in " in text
     assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
     assert "without the test classes" in text and "7 held-out training classes" in text
     assert '"points":null' in text and not (workdir / "figures/points.png").exists()
