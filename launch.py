@@ -26,7 +26,12 @@ def main(_) -> None:
         if coordinator:
             distributed.join(coordinator, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
         faults = modes.run(
-            flags.MODE.value, flags.CONFIG.value, flags.workdirs(), flags.WATCH.value, flags.WATCH_MINUTES.value
+            flags.MODE.value,
+            flags.CONFIG.value,
+            flags.workdirs(),
+            flags.WATCH.value,
+            flags.WATCH_MINUTES.value,
+            flags.config_file(),
         )
         code = 1 if faults else 0
     except (InputError, FloatingPointError) as error:

@@ -19,19 +19,20 @@ def photograph(path, grey, size=(64, 48)):
     PIL.Image.fromarray(np.full_like(noise, grey) + noise).save(path, quality=95)
 
 
-def structs(path, variable, rows, fields):
-    """A MATLAB file with a struct array of these fields."""
+def structs(path, variable, rows, fields, **others):
+    """A MATLAB file with a struct array of these fields, and other variables."""
     array = np.zeros((1, len(rows)), dtype=[(field, "O") for field in fields])
     for i, row in enumerate(rows):
         array[0, i] = tuple(row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(path, {variable: array})
+    scipy.io.savemat(path, {variable: array, **others})
 
 
 def write_annotations(folder, rows):
     """cars_annos.mat of rows (file, x1, y1, x2, y2, class, test)."""
     fields = ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
-    structs(folder / "cars_annos.mat", "annotations", rows, fields)
+    names = np.array([f"Make Model {i + 1} 2012" for i in range(196)], object)
+    structs(folder / "cars_annos.mat", "annotations", rows, fields, class_names=names)
 
 
 def cars_original(folder, photographs_per_class=3, classes=CARS_CLASSES):

@@ -90,6 +90,12 @@ def workdirs() -> list[Path]:
     return list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
 
 
+def config_file() -> str:
+    """The file of --config; "" where the config is that of a workdir."""
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    return "" if Path(file).name == _SAVED_CONFIG.name else file
+
+
 def print_error(error: Exception, argv: Sequence[str] = ()) -> None:
     """Prints an error as one message for the user. `argv` is the command line, where it may be at fault."""
     print(f"error: {_describe(error, argv)}", file=sys.stderr)

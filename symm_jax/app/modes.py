@@ -22,7 +22,12 @@ from symm_jax.training.train import train
 
 
 def run(
-    mode: str, config: ml_collections.ConfigDict, folders: Sequence[Path], watch: bool, watch_minutes: float
+    mode: str,
+    config: ml_collections.ConfigDict,
+    folders: Sequence[Path],
+    watch: bool,
+    watch_minutes: float,
+    config_file: str = "",
 ) -> list[str]:
     """Runs one mode of launch.py. Returns what could not be measured, one sentence per checkpoint.
 
@@ -61,5 +66,5 @@ def run(
         faults = evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
     # Without a best checkpoint the message is what could not be measured, and there is nothing to report.
     if mode == "report" or (mode == "train_and_eval" and best.read(folders[0])):
-        report.write(config, folders[0])
+        report.write(config, folders[0], config_file)
     return faults

@@ -22,6 +22,7 @@ import tqdm
 
 from symm_jax import errors, files
 from symm_jax.data import decode, manifest, workers
+from symm_jax.data.names import NUMBERS, Names
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
@@ -37,6 +38,7 @@ class Arrays(NamedTuple):
     short_side_ratio: (n, 2) float32, the shorter side divided by the height and by the width, before the resize.
     query: (n,) bool, whether an image is a query. If False, it is in the gallery. None where every image is both.
     digests: (n,) uint64, a part of the SHA-256 of each encoded image; None for images that were never encoded.
+    names: the names of classes and images, for people.
     """
 
     images: np.ndarray
@@ -44,6 +46,7 @@ class Arrays(NamedTuple):
     short_side_ratio: np.ndarray
     query: np.ndarray | None = None
     digests: np.ndarray | None = None
+    names: Names = NUMBERS
 
 
 class Options(NamedTuple):
@@ -95,7 +98,7 @@ def load(source: Examples, directory: Path, split: str, options: Options) -> Arr
       InputError: the disk is too small or cannot be written.
     """
     n, side = len(source), options.side
-    path = directory / f"{split}-{side}px{'-box' if options.crop else ''}-v{_VERSION}"
+    path = folder(directory, split, options)
     try:
         return _checked(manifest.read(path), path, n, side)
     except manifest.Damaged as error:
@@ -122,6 +125,11 @@ def load(source: Examples, directory: Path, split: str, options: Options) -> Arr
         raise _not_written(directory, needed, error, damage) from error
     except manifest.Damaged as error:
         raise InputError(f"{error}, although it was just written. Check the disk.", argument="cache_dir") from error
+
+
+def folder(directory: Path, split: str, options: Options) -> Path:
+    """The folder below `directory` in which `load` stores the arrays of a split."""
+    return directory / f"{split}-{options.side}px{'-box' if options.crop else ''}-v{_VERSION}"
 
 
 def find_faults(source: Examples, options: Options, split: str) -> list[str]:

@@ -46,10 +46,11 @@ class Counts(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A tree of files and its examples, {split: {path in the tree: example}}."""
+    """A tree of files, its examples, {split: {path in the tree: example}}, and the names of `class_names`."""
 
     tree: Tree
     splits: dict[str, dict[str, Example]]
+    class_names: dict[int, str]
 
 
 class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
@@ -89,6 +90,11 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
           InputError: annotations are missing or wrong.
         """
 
+    def class_names(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[int, str]:
+        """{label: name} for people, where annotations have names of classes. Others are named by their folders."""
+        del tree, open_file
+        return {}
+
     def scan(self, tree: Tree) -> Found:
         """Reads and checks the annotations: labels, boxes, photographs, and that the splits share no class.
 
@@ -101,6 +107,7 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         try:
             with tree.opened() as open_file:
                 splits = self.read(tree, open_file)
+                class_names = self.class_names(tree, open_file)
         except InputError as error:
             place = "" if str(tree.root) in error.fact else f"{tree.root}: "
             named = any(fault.fact in error.fact for fault in tree.faults.values())
@@ -115,7 +122,8 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
                         f"{tree.root}: class {label + 1} is in {seen[label]} and in {split}. Restore the published "
                         "annotations."
                     )
-        found = Found(tree, {split: self._located(tree, split, examples) for split, examples in splits.items()})
+        located = {split: self._located(tree, split, examples) for split, examples in splits.items()}
+        found = Found(tree, located, class_names)
         for fault in tree.faults.values():
             errors.warn(f"{fault.fact} It is left out, and nothing is known to be missing")
         return found
@@ -172,7 +180,7 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        tree, splits = self.found or self.scan(Tree(Path(dl_manager.manual_dir)))
+        tree, splits, _ = self.found or self.scan(Tree(Path(dl_manager.manual_dir)))
         return {split: self._generate_examples(tree, found) for split, found in splits.items()}
 
     def _generate_examples(self, tree: Tree, found: Mapping[str, Example]) -> Iterator[tuple[str, dict]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from symm_jax.data import tables
 from symm_jax.data.builder import Counts, Example, PhotographBuilder, absence_error
 from symm_jax.data.tree import Tree
+from symm_jax.errors import InputError
 
 TRAIN_CLASSES = 98  # classes 1-98 train, 99-196 test
 _BOX = {f"bbox_{side}": tables.parse_int for side in ("x1", "y1", "x2", "y2")}
@@ -53,6 +54,14 @@ class Cars196(PhotographBuilder):
                     "test": [e for e in examples if e.label >= TRAIN_CLASSES],
                 }
         raise absence_error(tree, self)
+
+    def class_names(self, tree: Tree, open_file: Callable[[str], bytes]) -> dict[int, str]:
+        """See `PhotographBuilder.class_names`. The original annotations have them, and the devkit in a file apart."""
+        path = tree.find("cars_annos.mat") or tree.find("cars_meta.mat")
+        try:
+            return dict(enumerate(tables.strings(open_file(path), path, "class_names"))) if path else {}
+        except InputError:  # nothing else needs the devkit's file
+            return {}
 
 
 def _original(tree: Tree, open_file, path: str) -> Iterator[Example]:

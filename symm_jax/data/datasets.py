@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from symm_jax import errors, files
-from symm_jax.data import arrays, download, duplicates, glyphs, pairs, sources
+from symm_jax.data import arrays, download, duplicates, glyphs, names, pairs, sources
 from symm_jax.data.builder import Counts, PhotographBuilder
 from symm_jax.data.cars196 import Cars196
 from symm_jax.data.cub200_2011 import Cub2002011
@@ -163,6 +163,8 @@ def _build(source: Source, opened: _Opened) -> tfds.core.DatasetBuilder:
                 sizes = map(found.tree.size, itertools.chain(*found.splits.values()))
                 files.require_space(opened.root, sum(sizes), "records", argument="cache_dir")
                 builder.found = found
+                if found.class_names:
+                    names.write_published(opened.root, found.class_names)
             config = tfds.download.DownloadConfig(manual_dir=opened.folder)
             with contextlib.redirect_stdout(io.StringIO()):  # tfds prints about downloads, and there are none
                 builder.download_and_prepare(download_config=config, file_format="array_record")
@@ -225,7 +227,14 @@ def _load(source: Source, opened: _Opened, split: str, side: int) -> arrays.Arra
             raise
         raise errors.InputError(f"{where}: {error.fact}") from error
     _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
-    return decoded
+    folder = arrays.folder(opened.root / "arrays", split, options)
+    return decoded._replace(names=names.load(folder, lambda: _name(builder, records, opened.root)))
+
+
+def _name(builder: tfds.core.DatasetBuilder, records: Records, root: Path) -> names.Names:
+    if isinstance(builder.builder_config, glyphs.GlyphsConfig):
+        return names.of_glyphs(records, builder.builder_config.seed)
+    return names.of_photographs(records, names.read_published(root))
 
 
 def _damage_error(where: Path | str, faults: list[str], listing: Path) -> errors.InputError:

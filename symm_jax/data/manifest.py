@@ -13,6 +13,8 @@ import joblib
 import numpy as np
 import tqdm
 
+from symm_jax import files
+
 NAME = "manifest.json"
 _BLOCK = 1 << 20  # bytes that a thread reads at a time; larger blocks are slower
 # "0" skips the digests of pixels, which take about half a second per GB and core. Everything else is still verified.
@@ -72,6 +74,31 @@ def read_unverified(folder: Path) -> dict[str, np.ndarray]:
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}
     except (OSError, ValueError) as error:
         raise Damaged(f"an array in {folder} is damaged ({error})") from error
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Adds a text file to a folder, and lists it in the manifest. Readers of the arrays ignore it.
+
+    Raises:
+      OSError: the manifest cannot be read, or a file cannot be written.
+      ValueError: the manifest is damaged.
+    """
+    listed = files.read_json_object(folder / NAME)
+    files.write_text(folder / name, text)
+    texts = listed.pop("texts", None)
+    texts = (texts if isinstance(texts, dict) else {}) | {name: hashlib.sha256(text.encode()).hexdigest()}
+    files.write_text(folder / NAME, json.dumps({"texts": texts, **listed}, indent=1))
+
+
+def read_text(folder: Path, name: str) -> str:
+    """The text file `name` of a folder, verified. Raises Damaged when it is missing or not the one in the manifest."""
+    try:
+        content = (folder / name).read_bytes()
+        if files.read_json_object(folder / NAME)["texts"][name] == hashlib.sha256(content).hexdigest():
+            return content.decode()
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise Damaged(f"{folder / name} is missing or damaged")
 
 
 def _read(path: Path, known: dict) -> np.ndarray:

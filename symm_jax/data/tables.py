@@ -1,6 +1,7 @@
 """Reads annotation tables, text and MATLAB, field by field. An error names the file, the line and the field."""
 
 import csv
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from symm_jax import matfile
 from symm_jax.errors import InputError
 
 _MAX_FIELD = 1000  # characters
+# The annotations of a data set are read for its examples, and for the names of its classes.
+_parse = functools.lru_cache(maxsize=2)(matfile.parse)
 _SPACE = " \t\f\v"  # between fields. Other white space, as in the names of macOS's screenshots, is a part of a name
 
 
@@ -98,7 +101,7 @@ def structs(content: bytes, path: str, variable: str, parsers: dict[str, Callabl
     Raises:
       InputError: it is not a MATLAB file, the variable or a field is missing, or a value cannot be parsed.
     """
-    arrays = matfile.parse(content, path)
+    arrays = _parse(content, path)
     columns = [arrays.get(f"{variable}.{name}", np.empty(0)).ravel().tolist() for name in parsers]
     lengths = {len(column) for column in columns}
     if lengths == {0} or len(lengths) > 1:
@@ -109,3 +112,9 @@ def structs(content: bytes, path: str, variable: str, parsers: dict[str, Callabl
             yield tuple(parse(str(value)) for parse, value in zip(parsers.values(), values, strict=True))
         except ValueError as error:
             raise InputError(f"{path}, {variable}({number}): {error}. Download the file again.") from error
+
+
+def strings(content: bytes, path: str, variable: str) -> list[str]:
+    """A cell array of strings in a MATLAB file; empty where it has no such variable. Raises InputError as `structs`."""
+    cells = _parse(content, path).get(variable, np.empty(0))
+    return [str(cell) for cell in cells.ravel()] if cells.dtype.kind == "U" else []

@@ -1,6 +1,7 @@
 """The report's figures as PNG files, each written atomically."""
 
 import contextlib
+import functools
 import itertools
 import textwrap
 from collections.abc import Callable, Sequence
@@ -8,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+import matplotlib.font_manager
 import matplotlib.ticker
 import numpy as np
 
+from symm_jax.data.names import NUMBERS, Names
 from symm_jax.report import curves, planes
 from symm_jax.run import best
 
 # Distinct for every colour vision (Okabe and Ito). Their yellow is left out: it does not show on white.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#6f4fa0", "#cc79a7", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D")  # with the colours 32 looks
+_NARROW, _WIDE = 13, 30  # characters of a class's name above a tile and above a pair
 _RIGHT, _WRONG = "#0b62a8", "#b8430b"
 _DPI = 130
+_FONTS = ("DejaVu Sans", "STIXGeneral")  # of names: they come with matplotlib
 
 
 def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None:
@@ -41,13 +46,14 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
     _save(figure, path)
 
 
-def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray, names: Names = NUMBERS) -> None:
     """Draws a sheet of pairs of images.
 
     Args:
       path: the PNG to write.
       images: (n, 2, side, side, 3) uint8: anchor, positive.
       labels: (n,) integer classes.
+      names: the names of the classes.
     """
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
@@ -60,12 +66,17 @@ def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
         if pair is not None:
             ax.imshow(np.concatenate([*pair], axis=1))
             ax.axvline(pair.shape[2] - 0.5, color="white", lw=2)
-            ax.set_title(f"class {label}", fontsize=8, pad=3)
+            _write_class(ax, names, label, _WIDE, pad=3)
     _save(figure, path)
 
 
 def draw_neighbours(
-    path: Path, images: np.ndarray, labels: np.ndarray, ahead: np.ndarray, similarity: np.ndarray
+    path: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    ahead: np.ndarray,
+    similarity: np.ndarray,
+    names: Names = NUMBERS,
 ) -> None:
     """Draws queries and their nearest neighbours, one row per query. Right and wrong ones have different frames.
 
@@ -75,6 +86,7 @@ def draw_neighbours(
       labels: (q, 1 + k) integer classes of the same.
       ahead: (q,) how many images of other classes come before the query's first of its own.
       similarity: (q, k) cosines.
+      names: the names of the classes.
     """
     count, width = labels.shape
     height = 1.5 * count + 0.15
@@ -90,11 +102,11 @@ def draw_neighbours(
         for spine in ax.spines.values():
             spine.set(lw=0 if k == 0 else 2.2, color=_RIGHT if right else _WRONG, ls="-" if right else (0, (3, 2)))
         if k == 0:
-            ax.set_title(f"class {labels[i, 0]}", fontsize=8, weight="bold")
+            _write_class(ax, names, int(labels[i, 0]), _NARROW, weight="bold")
             ax.set_xlabel(f"{ahead[i]:,} ahead" if ahead[i] >= 0 else "alone", fontsize=8)
         else:
             colour = _RIGHT if right else _WRONG
-            ax.set_title(f"{'✓' if right else '✗'} class {labels[i, k]}", fontsize=8, color=colour)
+            _write_class(ax, names, int(labels[i, k]), _NARROW, mark="✓ " if right else "✗ ", color=colour)
             ax.set_xlabel(f"{similarity[i, k - 1]:.3f}", fontsize=8)
     _save(figure, path)
 
@@ -194,6 +206,26 @@ def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
             partial.unlink()
         error.filename = str(path)
         raise
+
+
+def _write_class(ax: Any, names: Names, label: int, width: int, mark: str = "", **style: Any) -> None:
+    """Writes a class's name above a picture, without its middle where it is long.
+
+    A name with a character that the fonts lack is replaced by the class's number.
+    """
+    name = names.of_class(label)
+    if not set(map(ord, name)) <= _characters():
+        name = NUMBERS.of_class(label)
+    if len(name) > width:
+        name = f"{name[: width // 2]}…{name[-((width - 1) // 2) :]}"
+    ax.set_title(f"{mark}{name}", fontsize=8, family=_FONTS, parse_math=False, **style)
+
+
+@functools.cache
+def _characters() -> set[int]:
+    """The code points that figures can show."""
+    fonts = (matplotlib.font_manager.get_font(matplotlib.font_manager.findfont(name)) for name in _FONTS)
+    return set().union(*(font.get_charmap() for font in fonts)) - {ord("\n"), ord("\r")}
 
 
 def _plain(ax) -> None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
+from symm_jax.data.names import NUMBERS, Names
 from symm_jax.report import curves, figures, planes
 from symm_jax.report.gallery import Gallery
 
@@ -55,6 +56,7 @@ def describe(
     sheet: Mapping[str, Any],
     map_: planes.Map,
     points: Mapping[str, Any] | None,
+    names: Names = NUMBERS,
 ) -> dict[str, Any]:
     """The data that the script draws. Images are numbered as in `gallery.rows`; "row" is the number in the test set.
 
@@ -66,6 +68,7 @@ def describe(
       sheet: their thumbnails, see `thumbnails`.
       map_: the positions of `gallery.sample`.
       points: see `describe_points`; None leaves them out.
+      names: the names of classes and images.
     """
     place = {row: i for i, row in enumerate(gallery.rows.tolist())}
     neighbours = [
@@ -74,6 +77,7 @@ def describe(
     ]
     images = {
         "row": gallery.rows,
+        "name": [names.of_picture(row) for row in gallery.rows.tolist()],
         "label": labels[gallery.rows],
         "ahead": gallery.ahead,
         "neighbours": neighbours,
@@ -84,6 +88,7 @@ def describe(
         "chosen": chosen,
         "sheet": sheet,
         "images": images,
+        "classes": {label: names.of_class(label) for label in np.unique(labels[gallery.rows]).tolist()},
         "gallery": {
             "starts": [place[row] for row in gallery.starts.tolist()],
             "failed": gallery.failed,

@@ -18,11 +18,16 @@ _POINT_CLASSES = 6  # classes in the figure of points: so many colours can be to
 _FAILURES_DRAWN = 10
 
 
-def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
+def write(config: ml_collections.ConfigDict, workdir: Path, config_file: str = "") -> Path:
     """Writes WORKDIR/report.html and the same figures as PNG files to WORKDIR/figures.
 
     It shows the checkpoint that evaluation selected: it reads best/choice.json, best/embeddings.npy and the metric
     files. points.png is drawn only when a loss of the config has a synthesis.
+
+    Args:
+      config: the config of the run.
+      workdir: the folder of the run.
+      config_file: the file that the config is from, for the heading; by default the workdir's config.json.
 
     Returns:
       The path of the page.
@@ -59,7 +64,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     if synthesis is not None and len(pairs):
         points = page.describe_points(planes.synthesise(anchor, positive, synthesis), shown, pairs)
     head = {
-        "name": workdir.resolve().name,
+        "name": f"{Path(config_file or paths.config(workdir)).name} in {_short_path(workdir)}",
         "facts": [
             f"{source.name}: {len(test.labels):,} test images of {len(np.unique(test.labels)):,} classes",
             f"{config.model.name}, embeddings of {config.model.dim:,} numbers",
@@ -69,7 +74,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
         "figures": curves.figures(measured[-1]),
     }
     sheet = page.thumbnails(test.images, shown.rows)
-    data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points)
+    data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points, test.names)
     document = page.render(head, data)
 
     # Nothing is written before everything is known, so a report that fails leaves the earlier one.
@@ -83,6 +88,12 @@ def write(config: ml_collections.ConfigDict, workdir: Path) -> Path:
     files.write_text(path, document)
     print(f"report    {path} ({path.stat().st_size / 1e6:.1f} MB), and its figures in {folder}")
     return path
+
+
+def _short_path(workdir: Path) -> str:
+    """A folder as one would type it here."""
+    path, here = workdir.resolve(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _read_embeddings(path: Path, n: int) -> np.ndarray:
@@ -116,7 +127,9 @@ def _pairs(labels: np.ndarray) -> np.ndarray:
 def _draw_neighbours(path: Path, shown: gallery.Gallery, test: Any) -> None:
     place = np.searchsorted(shown.rows, shown.starts[:_FAILURES_DRAWN])
     grid = np.concatenate([shown.rows[place, None], shown.neighbours[place]], axis=1)
-    figures.draw_neighbours(path, test.images[grid], test.labels[grid], shown.ahead[place], shown.similarity[place])
+    figures.draw_neighbours(
+        path, test.images[grid], test.labels[grid], shown.ahead[place], shown.similarity[place], test.names
+    )
 
 
 def _describe_loss(spec: Mapping) -> str:

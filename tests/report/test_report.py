@@ -1,6 +1,7 @@
 """The report of a run: what it shows of a test set, what it says when files are missing, and the page in a browser."""
 
 import errno
+import html
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from configs import glyphs_symm_npair
 from symm_jax import errors, metrics, report, synthesis
 from symm_jax.data import datasets
 from symm_jax.data.arrays import Arrays
+from symm_jax.data.names import Names
 from symm_jax.report import curves, figures, gallery, page, planes
 from symm_jax.run import paths
 
@@ -144,8 +146,14 @@ def test_text_cannot_leave_its_place():
 # A workdir as evaluation leaves it, of made-up images.
 
 
+def make_names():
+    classes = {label: f"<b>{label}</b>" for label in range(9)}
+    classes |= {9: "$\\frac$", 10: "葉\n", 11: "</script><b>" + 200 * "x"}
+    return Names(classes, tuple(f"<i>/{row}.jpg" for row in range(120)))
+
+
 def make_run(folder):
-    """(config, workdir, test images): 120 images of 12 classes, without any training."""
+    """(config, workdir, test images): 120 images of 12 classes with hostile names, without any training."""
     embeddings, labels = clusters(12, 10, noise=0.9)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 24, 24, 3), dtype=np.uint8)
     workdir = folder / "<b>run & co"
@@ -156,7 +164,8 @@ def make_run(folder):
     write_lines(workdir, "train", [{"step": s, "loss": 5.0 / s, "learning_rate": 1e-3} for s in range(20, 801, 20)])
     recalls = {"recall@1": 0.9123, "recall@2": 0.95, "map@r": 0.6, "nmi": 0.8}
     write_lines(workdir, "eval", [{"step": s, **recalls} for s in (200, 400, 600, 800)])
-    return glyphs_symm_npair.get_config(), workdir, Arrays(images, labels, np.ones((len(labels), 2)))
+    test = Arrays(images, labels, np.ones((len(labels), 2)), names=make_names())
+    return glyphs_symm_npair.get_config(), workdir, test
 
 
 @pytest.fixture
@@ -186,6 +195,8 @@ def test_report_is_one_file_and_its_figures(written):
         and "optimistic. The values of the last checkpoint" in text
         and "npair loss with symmetric" in text
     )
+    assert f"<h1>config.json in {html.escape(str(workdir))}</h1>" in text
+    assert "<b>" not in text and "<i>" not in text and text.count("</script>") == 2
 
 
 def test_report_of_little(run, capsys):
@@ -195,7 +206,8 @@ def test_report_of_little(run, capsys):
     paths.metrics(workdir, "train").write_text("")
     choice = {"step": 200, "chosen_by": "validation", "metric": "validation/recall@1", "value": 0.5}
     (workdir / "best/choice.json").write_text(json.dumps(choice))
-    text = report.write(config, workdir).read_text()
+    text = report.write(config, workdir, "configs/glyphs_npair.py").read_text()
+    assert "<h1>glyphs_npair.py in " in text
     assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
     assert "without the test classes" in text and "7 held-out training classes" in text
     assert '"points":null' in text and not (workdir / "figures/points.png").exists()
@@ -303,6 +315,12 @@ def test_neighbours_become_queries(browse):
     assert tab.locator("#neighbours .neighbour").count() == 8
     assert tab.locator("#back").is_disabled()
 
+    label = f"<i>/{first}.jpg, {tab.locator('#query h3').text_content()}"
+    assert label in tab.locator("#starts button").first.get_attribute("aria-label")
+    assert tab.locator("#query canvas").get_attribute("aria-label") == f"Query, {label}"
+    assert tab.locator("#query h3").text_content() == make_names().of_class(int(first) // 10)
+    assert tab.locator("section b:not(.legend b), section i").count() == 0
+
     clicked = row("#neighbours button:nth-child(3)")
     tab.locator("#neighbours button").nth(2).click()
     assert query() == clicked != first and tab.url.endswith(f"#query={clicked}")
@@ -332,9 +350,9 @@ def test_map_by_keyboard_and_by_mouse(browse):
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowUp")
     name = tab.locator("#map-readout span").inner_text()
-    assert name.startswith("Image ") and tab.locator("#tip canvas").is_visible()
+    assert name.startswith("<i>/") and tab.locator("#tip canvas").is_visible()
     tab.keyboard.press("Enter")
-    assert name.split(",")[0] == f"Image {tab.locator('#query').get_attribute('data-row')}"
+    assert name.split(",")[0] == f"<i>/{tab.locator('#query').get_attribute('data-row')}.jpg"
 
     tab.locator("#plot").scroll_into_view_if_needed()
     box = tab.locator("#plot").bounding_box()
@@ -345,7 +363,7 @@ def test_map_by_keyboard_and_by_mouse(browse):
     pointed = tab.locator("#map-readout span").inner_text()
     tab.mouse.down()
     tab.mouse.up()
-    assert pointed.split(",")[0] == f"Image {tab.locator('#query').get_attribute('data-row')}"
+    assert pointed.split(",")[0] == f"<i>/{tab.locator('#query').get_attribute('data-row')}.jpg"
 
 
 def test_curves_are_read_by_keyboard(browse):

@@ -37,7 +37,8 @@ function thumbnail(id) {
 }
 
 const isOpen = (id) => images.neighbours[id] !== null;
-const nameOf = (id) => `image ${images.row[id]}, class ${images.label[id]}`;
+const className = (label) => data.classes[label];
+const nameOf = (id) => `${images.name[id]}, ${className(images.label[id])}`;
 const CLOSED = "its neighbours are not in this page";
 
 function aheadInWords(id) {

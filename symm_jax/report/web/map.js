@@ -80,14 +80,13 @@ const map = (() => {
       return;
     }
     const id = ids[i];
-    tip.replaceChildren(thumbnail(id), h("p", {}, `class ${images.label[id]}`));
+    tip.replaceChildren(thumbnail(id), h("p", {}, className(images.label[id])));
     const [x, y] = places[i];
     const left = x + 16 + tip.offsetWidth > canvas.clientWidth ? x - 16 - tip.offsetWidth : x + 16;
     tip.style.left = `${Math.max(0, left)}px`;
     tip.style.top = `${Math.max(0, Math.min(y - tip.offsetHeight / 2, canvas.clientHeight - tip.offsetHeight))}px`;
-    const name = nameOf(id);
     const offer = !isOpen(id) ? `: ${CLOSED}` : touched ? "" : "; click, or press Enter, to make it the query";
-    readout.replaceChildren(h("span", {}, `${name[0].toUpperCase()}${name.slice(1)}${offer}`));
+    readout.replaceChildren(h("span", {}, `${nameOf(id)}${offer}`));
     if (isOpen(id) && touched) {
       const button = h("button", { type: "button", class: "quiet" }, "Make it the query");
       button.addEventListener("click", () => choose(i));

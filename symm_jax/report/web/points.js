@@ -9,7 +9,7 @@ function drawPoints() {
   const size = [0, 1].map((k) => 48 + (high[k] - low[k]) * scale);
   const dot = ([cx, cy], i, real, title) =>
     s("circle", { cx, cy, r: 7, "stroke-width": 2, stroke: classColour(i), fill: real ? classColour(i) : "var(--surface)" }, s("title", {}, title));
-  const label = (i) => images.label[pairs[i][0]];
+  const name = (i) => className(images.label[pairs[i][0]]);
   const lines = [];
   const made = [];
   const real = [];
@@ -18,14 +18,14 @@ function drawPoints() {
     axis[i].forEach((a, k) => {
       const [[x1, y1], [x2, y2]] = [spots[a], spots[k + 2]];
       lines.push(s("line", { x1, y1, x2, y2, stroke: classColour(i), "stroke-opacity": 0.5, "stroke-width": 1.5 }));
-      made.push(dot(spots[k + 2], i, false, `class ${label(i)}, synthetic`));
+      made.push(dot(spots[k + 2], i, false, `${name(i)}, synthetic`));
     });
     pairs[i].forEach((id, k) => real.push(dot(spots[k], i, true, nameOf(id))));
   });
   const title = `Real and synthetic points of ${pairs.length} classes on their first two principal components`;
   const svg = s("svg", { viewBox: `0 0 ${size[0]} ${size[1]}`, role: "img", "aria-label": title }, ...lines, ...made, ...real);
   const key = (i, filled) => s("svg", { viewBox: "-9 -9 18 18", "aria-hidden": "true" }, dot([0, 0], i, filled, ""));
-  const classes = pairs.map((pair, i) => h("li", {}, key(i, true), ...pair.map(thumbnail), `class ${label(i)}`));
+  const classes = pairs.map((pair, i) => h("li", {}, key(i, true), ...pair.map(thumbnail), h("span", { class: "name" }, name(i))));
   const grey = data.map.colours - 1;
   $("points-plot").replaceChildren(
     svg,

@@ -49,7 +49,7 @@ function neighbour(id, similarity, rank) {
     h(
       "span",
       { class: "caption", "aria-hidden": "true" },
-      h("span", {}, h("span", { class: "rank" }, `${rank} · `), `class ${images.label[id]}`),
+      h("span", { class: "name" }, h("span", { class: "rank" }, `${rank} · `), className(images.label[id])),
       h("span", {}, similarity.toFixed(3)),
     ),
   );
@@ -64,8 +64,8 @@ function show(id) {
   query = id;
   $("query").replaceChildren(
     fill(thumbnail(id), { role: "img", "aria-hidden": "false", "aria-label": `Query, ${nameOf(id)}` }, []),
-    h("h3", {}, `Class ${images.label[id]}`),
-    h("p", {}, `Query: image ${images.row[id]}. ${aheadInWords(id)}`),
+    h("h3", {}, className(images.label[id])),
+    h("p", {}, `Query: ${images.name[id]}. ${aheadInWords(id)}`),
   );
   $("query").dataset.row = images.row[id];
   $("neighbours").replaceChildren(
