@@ -41,6 +41,8 @@ def car_flags(cars, tmp_path):
         f"--config.data.dir={cars}",
         f"--config.data.cache_dir={tmp_path / 'cache'}",
         "--config.model.pretrained=",
+        "--config.model.name=convnet",  # tests/test_optim.py trains GoogLeNet
+        "--config.model.options={'widths': (8, 8)}",
         *(f"--config.{field}={value}" for field, value in sizes.items()),
     ]
 
