@@ -1,10 +1,15 @@
-"""Metric files of a workdir: one JSON object per line, and the same values for TensorBoard."""
+"""Metric files of a workdir: one JSON object per line, and the same values for TensorBoard.
+
+A line ends with "crc32", a checksum of the rest, so that a digit that has changed is noticed. Lines of earlier versions
+have none. `read` leaves it out.
+"""
 
 import contextlib
 import json
 import os
 import socket
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,7 @@ from symm_jax.errors import InputError
 from symm_jax.run import paths
 
 _EVENT_VERSION = "brain.Event:2"
+_CHECKSUM = "crc32"
 
 
 class MetricLog:
@@ -54,7 +60,7 @@ class MetricLog:
         """
         # The file is opened for each line, because a resumed training replaces it while an evaluation writes.
         with files.naming(self._path), open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(_to_text({"step": step, **metrics}))
         with files.naming(self._events):
             for name, value in metrics.items():
                 scalar = summary.scalar(name.replace("@", "_at_"), value)  # TensorBoard does not accept "@"
@@ -84,13 +90,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             found.append(json.loads(line, parse_int=_parse_int))
+            stored = found[-1].pop(_CHECKSUM, None) if isinstance(found[-1], dict) else None
             fault = _fault(found[-1])
+            if not fault and stored not in (None, _checksum(found[-1])):
+                fault = "its checksum differs"
         except (ValueError, RecursionError) as error:
             fault = f"{error}"
         if fault:
             raise InputError(
-                f"{path}, line {number} is damaged ({fault}). Correct the line, or move it to another file: the other "
-                "lines stay valid. Evaluation measures a step without a line again."
+                f"{path}, line {number} is damaged ({fault}). Move the line to another file: the other lines stay "
+                "valid. Evaluation measures a step without a line again."
             )
     return found
 
@@ -101,7 +110,21 @@ def truncate(path: Path, last_step: int | None) -> None:
         kept = [line for line in read(path) if last_step is None or line["step"] <= last_step]
         if path.read_bytes()[-1:] not in (b"\n", b""):
             errors.warn(f"{path}: its last line was incomplete, because its writer was killed; it is deleted")
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        files.write_text(path, "".join(map(_to_text, kept)))
+
+
+def warn_of_lost_lines(path: Path, last_step: int, every: int) -> None:
+    """Warns when a run that logs `every` so many steps goes on from `last_step`, and none of its lines is there."""
+    if last_step >= every and not any(line["step"] <= last_step for line in read(path)):
+        errors.warn(f"{path}: the lines of the steps up to {last_step} are lost; figures begin after that step")
+
+
+def _to_text(line: Mapping[str, Any]) -> str:
+    return json.dumps({**line, _CHECKSUM: _checksum(line)}) + "\n"
+
+
+def _checksum(line: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(line).encode())
 
 
 def _parse_int(digits: str) -> float:

@@ -56,6 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
             metric_log.truncate(paths.metrics(workdir, "eval"), first_step)
             best.forget(workdir, first_step)
             workdirs.mark_finished(workdir, None)
+            metric_log.warn_of_lost_lines(paths.metrics(workdir, "train"), first_step, plan.log_every)
             log = stack.enter_context(metric_log.MetricLog(workdir, "train", first_step))
         dispatch = _dispatch_from_device if resident else _dispatch_from_host
         writer = checkpoints.Writer(workdir, plan.config, keep=plan.keep_checkpoints)

@@ -49,9 +49,26 @@ def test_an_incomplete_last_line_is_dropped_with_a_warning(path, tmp_path, capsy
 def test_a_damaged_line_is_named(path, line):
     path.write_bytes(LINES + line + b"\n" + LINES)
     with pytest.raises(
-        errors.InputError, match=r"eval/metrics.jsonl, line 3 is damaged \(.*Correct the line, or move it"
+        errors.InputError, match=r"eval/metrics.jsonl, line 3 is damaged \(.*Move the line to another file"
     ):
         metric_log.read(path)
+
+
+def test_a_digit_that_changed_is_noticed_and_lost_lines_are_told(path, tmp_path, capsys):
+    with metric_log.MetricLog(tmp_path, "train") as log:
+        log.write(20, {"loss": 0.5, "b": float("nan")})
+    train = paths.metrics(tmp_path, "train")
+    assert str(metric_log.read(train)) == "[{'step': 20, 'loss': 0.5, 'b': nan}]"
+    metric_log.warn_of_lost_lines(train, 40, every=20)
+    assert capsys.readouterr().err == ""
+    train.write_text(train.read_text().replace("0.5", "0.4"))
+    with pytest.raises(errors.InputError, match="train/metrics.jsonl, line 1 is damaged .its checksum differs"):
+        metric_log.read(train)
+    train.write_text("")
+    metric_log.warn_of_lost_lines(train, 40, every=20)
+    assert "train/metrics.jsonl: the lines of the steps up to 40 are lost" in capsys.readouterr().err
+    metric_log.warn_of_lost_lines(train, 10, every=20)  # such a run has none yet
+    assert capsys.readouterr().err == ""
 
 
 @given(position=strategies.floats(0, 1, exclude_max=True), bit=strategies.integers(0, 7), cut=strategies.booleans())
@@ -78,7 +95,7 @@ def largest_file(size):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize(("metrics", "full"), [({"a": 0.5}, "tensorboard/train"), ({}, "train/metrics")])
+@pytest.mark.parametrize(("metrics", "full"), [({"a": 0.5, "b": 0.5}, "tensorboard/train"), ({}, "train/metrics")])
 def test_a_full_disk_is_an_error_with_the_path_and_the_same_run_goes_on(tmp_path, metrics, full):
     step = 0
     with largest_file(2000), pytest.raises(OSError, match=full), metric_log.MetricLog(tmp_path, "train", 0) as log:

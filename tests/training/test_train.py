@@ -159,7 +159,7 @@ def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
         log.write(2, {"loss": 0.5})
     assert metric_log.read(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}]
     path.write_text('{"step": 1, "loss": 2.0}\ngarbage\n')
-    with pytest.raises(errors.InputError, match=r"metrics.jsonl, line 2 is damaged .*move it to another"):
+    with pytest.raises(errors.InputError, match=r"metrics.jsonl, line 2 is damaged .*Move the line to another"):
         metric_log.read(path)
 
 
