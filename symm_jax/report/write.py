@@ -7,11 +7,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from symm_jax import files, losses
+from symm_jax import errors, files, losses
 from symm_jax.data import datasets, splits
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
-from symm_jax.run import best, metric_log, paths
+from symm_jax.run import best, checkpoints, metric_log, paths
 from symm_jax.run import workdir as workdirs
 
 _POINT_CLASSES = 6  # classes in the figure of points: so many colours can be told apart
@@ -52,11 +52,15 @@ def write(config: ml_collections.ConfigDict, workdir: Path, config_file: str = "
         raise InputError(
             f"{path} has no line of step {choice['step']}, which was selected; evaluate again (--mode=eval)"
         )
+    trained = paths.metrics(workdir, "train")
+    metric_log.warn_of_lost_lines(trained, choice["step"], config.log_every)
+    if absent := sorted({*checkpoints.steps(workdir)} - {line["step"] for line in evaluated}):
+        errors.warn(f"the checkpoints of the steps {absent} are not in the page: --mode=eval measures them")
 
     pairs = _pairs(test.labels)
     limits = gallery.limits_for(page.thumbnail_side(test.images))
     shown = gallery.select(embeddings, test.labels, test.query, limits=limits, also=pairs.ravel().tolist())
-    charts = curves.charts(metric_log.read(paths.metrics(workdir, "train")), evaluated)
+    charts = curves.charts(metric_log.read(trained), evaluated)
     map_ = planes.lay_out(embeddings[shown.sample])
     synthesis = losses.find_synthesis(config.losses)
     anchor, positive = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]

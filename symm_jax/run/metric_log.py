@@ -114,9 +114,10 @@ def truncate(path: Path, last_step: int | None) -> None:
 
 
 def warn_of_lost_lines(path: Path, last_step: int, every: int) -> None:
-    """Warns when a run that logs `every` so many steps goes on from `last_step`, and none of its lines is there."""
-    if last_step >= every and not any(line["step"] <= last_step for line in read(path)):
-        errors.warn(f"{path}: the lines of the steps up to {last_step} are lost; figures begin after that step")
+    """Warns when a run logs every `every` steps, and its file has none of the last lines up to `last_step`."""
+    first = last_step - every + 1
+    if first > 0 and not any(first <= line["step"] <= last_step for line in read(path)):
+        errors.warn(f"{path} has no line of the steps {first} to {last_step}: unless log_every was changed, it is lost")
 
 
 def _to_text(line: Mapping[str, Any]) -> str:
