@@ -69,7 +69,7 @@ def test_four_processes_then_two_are_one(start, tiny, tmp_path):
     codes, said = ends(start(1, devices=2))
     assert codes == [0], said
     alone, several = (params(tiny, tmp_path / name, 6) for name in ("run", "several"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5), alone, several)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), alone, several)
     for kind, metric, tolerance in (("train", "loss", 1e-5), ("eval", "recall@2", 1 / 9)):  # one of nine images
         rows = [metric_log.read(paths.metrics(tmp_path / name, kind)) for name in ("run", "several")]
         np.testing.assert_allclose(*([row[metric] for row in some] for some in rows), rtol=tolerance)
