@@ -154,7 +154,8 @@ def state(workdir: Path) -> dict[str, str]:
             found[f"{key}, again" if key in found else key] = values
     for path in (paths.choice(workdir), paths.embeddings(workdir), paths.data(workdir), paths.report(workdir)):
         if path.exists():
-            found[str(path.relative_to(workdir))] = _digest(path.read_bytes())
+            content = path.read_bytes().replace(str(workdir.resolve()).encode(), b"WORKDIR")  # the report names it
+            found[str(path.relative_to(workdir))] = _digest(content)
     for path in sorted(paths.figures(workdir).glob("*")):
         found[str(path.relative_to(workdir))] = _digest(path.read_bytes())
     if paths.finished(workdir).exists():
