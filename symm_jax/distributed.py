@@ -99,7 +99,7 @@ def exit_on_peer_failure() -> Iterator[None]:
         exit_process(1)
 
 
-def is_peer_failure(error: BaseException | None) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether an exception tells that another process has ended."""
     if jax.process_count() == 1:
         return False

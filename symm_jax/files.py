@@ -53,17 +53,28 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader finds the old content or the new content, also when writing fails."""
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a temporary file next to `path`, to be written. It becomes `path` when the block ends.
+
+    A reader finds the old content or the new content, also when the block raises.
+    """
     temporary = path.with_name(f"{path.name}.partial")
     try:
         with naming(path):
-            temporary.write_text(text, encoding="utf-8")
+            yield temporary
             _flush(temporary)
             temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically, see `new_file`."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

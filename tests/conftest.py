@@ -54,6 +54,23 @@ def data_source(tmp_path):
 
 
 @pytest.fixture
+def deny(monkeypatch):
+    """A function (ending) that makes folders whose path ends so unreadable, also for root."""
+
+    def refuse(ending):
+        scan = os.scandir
+
+        def scandir(path):
+            if str(path).endswith(ending):
+                raise PermissionError(13, "Permission denied")
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return refuse
+
+
+@pytest.fixture
 def without_shape_checks():
     """Switches off the checks of annotations, for tests of our own errors."""
     jaxtyping.config.update("jaxtyping_disable", True)

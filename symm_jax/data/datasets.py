@@ -130,9 +130,10 @@ def _open(source: Source) -> _Opened:
             )
         folder = to_path(source.dir)
         options = {"split_seed": source.split_seed} if kind is Folder else {}
+        found = files_below(folder, cache)
         # Records of before lack the pictures with these endings.
-        rare = kind is Folder and any(p.name.lower().endswith(RARE_SUFFIXES) for p in files_below(folder, cache))
-        key = f"{digest(folder, skip=cache)} {options}{' rare endings' if rare else ''}"
+        rare = kind is Folder and any(path.name.lower().endswith(RARE_SUFFIXES) for path in found)
+        key = f"{digest(folder, found)} {options}{' rare endings' if rare else ''}"
         key = hashlib.sha256(key.encode()).hexdigest()
     root = cache / f"{source.name}-{key[:_DIGEST_LENGTH]}"
     return _Opened(functools.partial(kind, data_dir=root, **options), root, folder)

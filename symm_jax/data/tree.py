@@ -148,10 +148,10 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
     return files
 
 
-def digest(root: Path, skip: Path | None = None) -> str:
-    """A digest of the path, size and time of each file. No file is read."""
+def digest(root: Path, files: Sequence[Path]) -> str:
+    """A digest of the path below `root`, size and time of each of the files. No file is read."""
     sha = hashlib.sha256()
-    for path in files_below(root, skip):
+    for path in files:
         try:
             status = path.stat()
         except OSError as error:

@@ -1,6 +1,5 @@
 """The report's figures as PNG files, each written atomically."""
 
-import contextlib
 import functools
 import itertools
 import textwrap
@@ -13,6 +12,7 @@ import matplotlib.font_manager
 import matplotlib.ticker
 import numpy as np
 
+from symm_jax import files
 from symm_jax.data.names import NUMBERS, Names
 from symm_jax.report import curves, planes
 from symm_jax.run import best
@@ -197,15 +197,8 @@ def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
     Raises:
       OSError: it cannot be written, for example because the disk is full. The error names the path.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        figure.savefig(partial, dpi=_DPI, format="png")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        error.filename = str(path)
-        raise
+    with files.new_file(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI, format="png")
 
 
 def _write_class(ax: Any, names: Names, label: int, width: int, mark: str = "", **style: Any) -> None:

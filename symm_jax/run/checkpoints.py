@@ -73,7 +73,7 @@ class Writer:
         if bad := digests.not_finite(trees):
             raise FloatingPointError(
                 f"training diverged by step {step}: {bad} contain NaN or infinity after the update; this step was not "
-                "saved. A lower learning rate may help, in a new workdir"
+                "saved"
             )
         if later := [there for there in steps(self._workdir) if there >= step]:
             raise InputError(

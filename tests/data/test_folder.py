@@ -90,16 +90,9 @@ def test_an_empty_name_is_not_the_current_folder(data_source):
         datasets.load(data_source("folder", ""), "train", 16)
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, data_source, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, data_source, deny):
     folder(tmp_path / "mine", "a", "b", "c", "d", "e")
-    scan = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("/c"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    deny("/c")
     with pytest.raises(errors.InputError, match=r"mine/c cannot be read \(Permission denied\)"):
         datasets.load(data_source("folder", tmp_path / "mine"), "train", 16)
 

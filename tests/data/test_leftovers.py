@@ -114,17 +114,10 @@ def test_a_broken_archive_in_a_folder_of_classes(tmp_path, capsys):
         scan("folder", tmp_path)
 
 
-def test_a_folder_that_cannot_be_read_matters_when_photographs_are_missing(tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_read_matters_when_photographs_are_missing(tmp_path, deny, capsys):
     photographs.cub(tmp_path)
     (tmp_path / "private").mkdir()
-    os_scandir = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("private"):
-            raise PermissionError(13, "Permission denied")
-        return os_scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    deny("private")
     assert len(scan("cub200_2011", tmp_path)["train"]) == 6
     assert "private cannot be read (Permission denied). Make it readable. It is left out" in capsys.readouterr().err
     next(tmp_path.rglob("*_0001.jpg")).unlink()
