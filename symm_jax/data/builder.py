@@ -53,6 +53,13 @@ class Found(NamedTuple):
     class_names: dict[int, str]
 
 
+class Info(tfds.core.DatasetInfo):
+    """What a data set consists of. Nothing about it is asked from tfds's bucket, where ours are not."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing, where tfds leaves an empty folder in the folder of temporary files at every build."""
+
+
 class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
     """Encoded images as they are stored, with label and filename, and with box and query where the data set has them.
 
@@ -165,14 +172,14 @@ class PhotographBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC):
             )
         return {path: e for path, e in zip(paths, examples, strict=True) if path is not None}
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def _info(self) -> Info:
         label = tfds.features.ClassLabel(num_classes=self.NUM_CLASSES) if self.NUM_CLASSES else np.int64
         features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
         features |= {"filename": tfds.features.Text()}
         # In pixels: tfds's relative BBox would not give exact crops.
         features |= {"box": tfds.features.Tensor(shape=(4,), dtype=np.int32)} if self.BOXES else {}
         features |= {"query": np.bool_} if self.QUERIES else {}
-        return tfds.core.DatasetInfo(
+        return Info(
             builder=self,
             description=self.__doc__,
             citation=self.CITATION,

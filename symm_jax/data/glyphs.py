@@ -21,6 +21,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import tensorflow_datasets as tfds
 
+from symm_jax.data.builder import Info
+
 _FAMILIES = {
     "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
     "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
@@ -65,8 +67,8 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     def _config(self) -> GlyphsConfig:
         return cast(GlyphsConfig, self.builder_config)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+    def _info(self) -> Info:
+        return Info(
             builder=self,
             description=__doc__,
             features=tfds.features.FeaturesDict(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from symm_jax import errors
 from symm_jax.data import archives
-from symm_jax.data.tree import Tree, digest
+from symm_jax.data.tree import Tree, digest, files_below
 
 FILES = {"a/1.jpg": b"one" * 400, "a/2.jpg": b"two" * 500, "readme.txt": os.urandom(3000)}
 
@@ -217,7 +217,8 @@ def test_a_tree_joins_folders_and_archives(tmp_path):
 
 def test_a_digest_follows_names_sizes_and_times(tmp_path):
     tar(tmp_path / "x.tar")
-    first = digest(tmp_path)
-    assert digest(tmp_path) == first
+    found = files_below(tmp_path)
+    first = digest(tmp_path, found)
+    assert digest(tmp_path, found) == first
     os.utime(tmp_path / "x.tar", ns=(1, 1))
-    assert digest(tmp_path) != first
+    assert digest(tmp_path, found) != first

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import photographs
@@ -43,6 +44,13 @@ def test_records_are_read_as_by_tfds(kind, make, tmp_path):
             assert {**mine, "box": list(mine.get("box", []))} == {**theirs, "box": list(theirs.get("box", []))}
         rows = np.array([2, 0])
         assert [e["filename"] for e in Records(builder, split, rows)] == [expected[i]["filename"] for i in (2, 0)]
+
+
+def test_a_build_leaves_no_temporary_folder(cars, data_source, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    datasets.load(data_source("cars196", cars), "train", 16)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_cache_in_the_data_folder_is_not_data(cars, data_source, tmp_path):
