@@ -21,7 +21,12 @@ def main(_) -> None:
         if coordinator:
             distributed.join(coordinator, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
         faults = modes.run(
-            flags.MODE.value, flags.CONFIG.value, flags.workdirs(), flags.WATCH.value, flags.WATCH_MINUTES.value
+            flags.MODE.value,
+            flags.CONFIG.value,
+            flags.workdirs(),
+            flags.WATCH.value,
+            flags.WATCH_MINUTES.value,
+            flags.embed_flags(),
         )
         code = 1 if faults else 0
     except (InputError, FloatingPointError) as error:
@@ -40,7 +45,8 @@ def main(_) -> None:
         else:
             raise
     if faults:
-        print("error: could not be measured:\n  " + "\n  ".join(faults), file=sys.stderr)
+        done = "embedded" if flags.MODE.value == "embed" else "measured"
+        print(f"error: could not be {done}:\n  " + "\n  ".join(faults), file=sys.stderr)
     distributed.exit_process(code)
 
 

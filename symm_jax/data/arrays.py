@@ -212,7 +212,7 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
         return_as="generator_unordered",
         pre_dispatch="3 * n_jobs",
         batch_size=cast(Any, 1),  # joblib's annotation has only "auto"
-        initializer=_exit_with_parent,
+        initializer=exit_with_parent,
         initargs=(os.getpid(),),
     )
     size = max(1, min(_CHUNK, n // (8 * workers)))  # small enough that all workers end at about the same time
@@ -284,7 +284,7 @@ def _unpickled(source: bytes, token: str) -> Examples:
     return pickle.loads(source)
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this worker soon after the process `parent` was killed. Without this, loky leaves it waiting for work."""
 
     def watch() -> None:
