@@ -18,7 +18,7 @@ from symm_jax.data.tree import as_text
 from symm_jax.errors import InputError
 from symm_jax.models.embed import create_embed, embed_batches, total_batch_size
 from symm_jax.run import best, checkpoints, config_json, digests, paths
-from symm_jax.search import images
+from symm_jax.search import decoding, images
 
 BATCH_SIZE = 128
 
@@ -86,7 +86,7 @@ class Embedder:
                 found = self._embed_all(self._decoded(sources, len(names)), len(names))
             return found[sorted(range(len(names)), key=names.__getitem__)]
         if not hasattr(x, "ndim") and x and all(isinstance(item, (str, os.PathLike)) for item in x):
-            sources = (images.Source(str(path), to_path(path)) for path in x)
+            sources = (decoding.Source(str(path), to_path(path)) for path in x)
             return self._embed_all(self._decoded(sources, len(x)), len(x))
         return self._embed_all(self._resized(x), len(x))
 
@@ -104,7 +104,7 @@ class Embedder:
         if not total:
             return
         size = total_batch_size(total, self._batch_size)
-        batches = (np.stack(batch) for batch in images.batched(squares, size))
+        batches = (np.stack(batch) for batch in decoding.batched(squares, size))
         hidden = total <= size  # there is one batch only
         with tqdm.tqdm(
             total=total, desc=label, unit="image", leave=False, dynamic_ncols=True, disable=hidden
@@ -113,16 +113,16 @@ class Embedder:
                 yield normalize(embeddings)
                 progress.update(len(embeddings))
 
-    def decode(self, sources: Iterable[images.Source], count: int) -> Iterator[images.Decoded]:
-        """Decodes pictures ahead of the device: see `images.decode_ahead`."""
+    def decode(self, sources: Iterable[decoding.Source], count: int) -> Iterator[decoding.Decoded]:
+        """Decodes pictures ahead of the device: see `decoding.decode_ahead`."""
         ahead = 2 * total_batch_size(max(count, 1), self._batch_size)
-        return images.decode_ahead(sources, count, self._options, ahead)
+        return decoding.decode_ahead(sources, count, self._options, ahead)
 
     def _embed_all(self, squares: Iterable[np.ndarray], count: int) -> np.ndarray:
         found = [*self.embed_squares(squares, count, "embed")]
         return np.concatenate(found) if found else np.zeros((0, self.dim), np.float32)
 
-    def _decoded(self, sources: Iterable[images.Source], count: int) -> Iterator[np.ndarray]:
+    def _decoded(self, sources: Iterable[decoding.Source], count: int) -> Iterator[np.ndarray]:
         for decoded in self.decode(sources, count):
             if decoded.pixels is None:
                 raise InputError(decoded.fault)
