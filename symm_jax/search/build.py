@@ -144,8 +144,7 @@ def _embed(
     due = time.monotonic() + _CHUNK_SECONDS
     with listing.tree.opened() as read:
         # The size of a batch follows from the number of all pictures, so that a run that goes on computes the same.
-        total = len(listing.pictures) if todo else 0
-        for embeddings in embedder.embed_squares(squares(read), total, "embed"):
+        for embeddings in embedder.embed_squares(squares(read), len(todo), len(listing.pictures)):
             for vector in embeddings.astype(about["dtype"]):
                 row = waiting.popleft()
                 if np.isfinite(vector).all():

@@ -90,24 +90,24 @@ class Embedder:
             return self._embed_all(self._decoded(sources, len(x)), len(x))
         return self._embed_all(self._resized(x), len(x))
 
-    def embed_squares(self, squares: Iterable[np.ndarray], total: int, label: str) -> Iterator[np.ndarray]:
+    def embed_squares(self, squares: Iterable[np.ndarray], count: int, total: int) -> Iterator[np.ndarray]:
         """The embeddings of decoded images, as they are finished. The next images are taken while the device works.
 
         Args:
           squares: (image_size, image_size, 3) uint8 each.
-          total: an upper bound of their number. Batches have one size, which follows from it.
-          label: of the progress bar.
+          count: an upper bound of their number, for the progress bar.
+          total: the number of all images of this set, `count` or more. Batches have one size, which follows from it.
 
         Yields:
           (k, dim) float32, each row of unit length.
         """
-        if not total:
+        if not count:
             return
         size = total_batch_size(total, self._batch_size)
         batches = (np.stack(batch) for batch in decoding.batched(squares, size))
-        hidden = total <= size  # there is one batch only
+        hidden = count <= size  # there is one batch only
         with tqdm.tqdm(
-            total=total, desc=label, unit="image", leave=False, dynamic_ncols=True, disable=hidden
+            total=count, desc="embed", unit="image", leave=False, dynamic_ncols=True, disable=hidden
         ) as progress:
             for embeddings in embed_batches(self._embed, self._variables, batches, size):
                 yield normalize(embeddings)
@@ -119,7 +119,7 @@ class Embedder:
         return decoding.decode_ahead(sources, count, self._options, ahead)
 
     def _embed_all(self, squares: Iterable[np.ndarray], count: int) -> np.ndarray:
-        found = [*self.embed_squares(squares, count, "embed")]
+        found = [*self.embed_squares(squares, count, count)]
         return np.concatenate(found) if found else np.zeros((0, self.dim), np.float32)
 
     def _decoded(self, sources: Iterable[decoding.Source], count: int) -> Iterator[np.ndarray]:
