@@ -341,11 +341,11 @@ class Pool(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        return self.param("weight", nn.initializers.ones, (3,)) * images.astype("float32").mean((1, 2))
+        return self.param("weight", nn.initializers.ones, (1, 3)) * images.astype("float32").mean((1, 2))
 
 
 def test_a_pretrained_backbone_alone(photos, tmp_path, monkeypatch):
-    weight = np.array([1, 2, 3], np.float32)
+    weight = np.array([[1, 2, 3]], np.float32)
     monkeypatch.setitem(models.BACKBONES, "pool", models.BackboneSpec(Pool, lambda path: {"weight": weight}))
     config = efficientnet_lite0.get_config()
     config_check.check(config)
