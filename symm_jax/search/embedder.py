@@ -228,18 +228,18 @@ def _choose(workdir: Path, step: int | None) -> tuple[Path, int]:
         raise InputError(
             f"{workdir} holds no checkpoints. Train first, or pass the folder of a run.", argument="workdir"
         )
-    if step is None:
-        choice = best.read(workdir)
-        step = choice["step"] if choice else max(held)
-        if not choice and len(held) > 1:
-            errors.warn(
-                f"{workdir} was not evaluated, so its best checkpoint is not known. Step {step}, the newest, is used. "
-                "To evaluate: --mode=eval"
-            )
-    if step not in held:
+    chosen = max(held) if step is None else step
+    if step is None and (choice := best.read(workdir)):
+        chosen = int(choice["step"])
+    elif step is None and len(held) > 1:
+        errors.warn(
+            f"{workdir} was not evaluated, so its best checkpoint is not known. Step {chosen}, the newest, is used. "
+            "To evaluate: --mode=eval"
+        )
+    if chosen not in held:
         steps = ", ".join(map(str, sorted(held)))
-        raise InputError(f"{workdir} holds no checkpoint of step {step}. Its steps: {steps}.", argument="step")
-    return held[step], step
+        raise InputError(f"{workdir} holds no checkpoint of step {chosen}. Its steps: {steps}.", argument="step")
+    return held[chosen], chosen
 
 
 def _options(dataset: str, image_size: int) -> arrays.Options:
