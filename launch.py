@@ -32,6 +32,7 @@ def main(_) -> None:
             flags.WATCH.value,
             flags.WATCH_MINUTES.value,
             flags.config_file(),
+            flags.embed_flags(),
         )
         code = 1 if faults else 0
     except (InputError, FloatingPointError) as error:
@@ -50,7 +51,8 @@ def main(_) -> None:
         else:
             raise
     if faults:
-        print("error: could not be measured:\n  " + "\n  ".join(faults), file=sys.stderr)
+        done = "embedded" if flags.MODE.value == "embed" else "measured"
+        print(f"error: could not be {done}:\n  " + "\n  ".join(faults), file=sys.stderr)
     distributed.exit_process(code)
 
 

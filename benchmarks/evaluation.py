@@ -30,7 +30,7 @@ from configs import default
 from symm_jax import metrics, models
 from symm_jax.data.arrays import Arrays
 from symm_jax.evaluation import protocol
-from symm_jax.evaluation.embed import create_embed, embed_all
+from symm_jax.models.embed import create_embed, embed_all
 
 DIM = 512
 KS = (1, 10, 100)

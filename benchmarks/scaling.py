@@ -36,8 +36,8 @@ from configs import glyphs_symm_npair
 from symm_jax import metrics, models
 from symm_jax.data import augment, pairs
 from symm_jax.data.arrays import Arrays
-from symm_jax.evaluation.embed import create_embed, embed_all
 from symm_jax.evaluation.protocol import create_protocol
+from symm_jax.models.embed import create_embed, embed_all
 from symm_jax.training import batches
 from symm_jax.training.loop import unreplicate
 from symm_jax.training.recipe import create_recipe

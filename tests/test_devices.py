@@ -13,8 +13,8 @@ from symm_jax import losses, models
 from symm_jax.data import pairs
 from symm_jax.data.arrays import Arrays
 from symm_jax.devices import AXIS
-from symm_jax.evaluation.embed import create_embed, embed_all
 from symm_jax.metrics import ranking
+from symm_jax.models.embed import create_embed, embed_all
 from symm_jax.training import batches
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import State, train_step

@@ -43,9 +43,8 @@ def fetch_missing(runs: Mapping[Path, ml_collections.ConfigDict]) -> None:
             except InputError as error:
                 faults[fields.describe(error)] = None
         missing |= dict.fromkeys(found)
-    for remote, folder, _ in missing:
-        size = "size not published" if remote.size is None else download.human_size(remote.size)
-        print(f"missing   {remote.name} ({size}), to be downloaded to {folder}", flush=True)
+    for file in missing:
+        _announce(file)
     for file in missing:
         try:
             published.fetch_remote(file.remote, file.folder, argument=file.argument)
@@ -53,6 +52,22 @@ def fetch_missing(runs: Mapping[Path, ml_collections.ConfigDict]) -> None:
             faults[fields.describe(error)] = None
     if faults:
         raise InputError("\n\n".join(faults))
+
+
+def fetch_weights(config: ml_collections.ConfigDict) -> None:
+    """Downloads the pretrained weights of a config where they are missing, as `fetch_missing` does.
+
+    Raises:
+      InputError: they cannot be downloaded.
+    """
+    for file in _missing_weights(config.model.name, config.model.pretrained, tuple(config.model.mirrors)):
+        _announce(file)
+        published.fetch_remote(file.remote, file.folder, argument=file.argument)
+
+
+def _announce(file: Missing) -> None:
+    size = "size not published" if file.remote.size is None else download.human_size(file.remote.size)
+    print(f"missing   {file.remote.name} ({size}), to be downloaded to {file.folder}", flush=True)
 
 
 def _missing_weights(model: str, pretrained: str, mirrors: tuple[str, ...]) -> list[Missing]:

@@ -5,19 +5,24 @@ from symm_jax.errors import InputError
 # Argument of a function below -> field or flag.
 FIELDS = {
     "accept_duplicates": "config.data.accept_duplicates",
+    "backbone": "config.model.pretrained",
     "batch_size": "config.batch_size",
     "cache_dir": "config.data.cache_dir",
     "coordinator": "--coordinator",
     "dataset": "config.data.name",
     "dir": "config.data.dir",
     "image_size": "config.data.image_size",
+    "images": "--images",
+    "index": "--out",
     "losses": "config.losses",
     "mirrors": "config.data.mirrors",
     "model": "config.model.name",
     "model_mirrors": "config.model.mirrors",
     "options": "config.model.options",
+    "out": "--out",
     "pretrained": "config.model.pretrained",
     "recall_ks": "config.recall_ks",
+    "step": "--step",
     "validation_classes": "config.data.validation_classes",
     "workdir": "--workdir",
 }
@@ -31,6 +36,8 @@ _ADVICE = {
     "model_mirrors": "A file that you have: --config.model.pretrained=FILE. To train from scratch: "
     "--config.model.pretrained=. Other URLs: --config.model.mirrors=\"('URL',)\".",
     "options": '--config.model.options="{\'NAME\': VALUE}" replaces all options, and "{}" sets the defaults.',
+    "images": "Another folder: --images=FOLDER.",
+    "out": "Another folder: --out=FOLDER.",
     "pretrained": "To train from scratch: --config.model.pretrained=",
     "validation_classes": "Fewer: --config.data.validation_classes=N.",
 }

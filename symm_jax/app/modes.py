@@ -13,6 +13,8 @@ from absl import logging
 from symm_jax import distributed, report
 from symm_jax.app import checks, fetch, system
 from symm_jax.app.compare import compare
+from symm_jax.app.embed import embed
+from symm_jax.app.flags import EmbedFlags
 from symm_jax.app.prepare import prepare
 from symm_jax.errors import InputError
 from symm_jax.evaluation.evaluate import evaluate
@@ -28,8 +30,9 @@ def run(
     watch: bool,
     watch_minutes: float,
     config_file: str = "",
+    embed_flags: EmbedFlags | None = None,
 ) -> list[str]:
-    """Runs one mode of launch.py. Returns what could not be measured, one sentence per checkpoint.
+    """Runs one mode of launch.py. Returns what could not be measured or embedded, one sentence each.
 
     Raises:
       InputError: a mistake in flags, config, data or workdir.
@@ -44,6 +47,9 @@ def run(
             jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
     if mode == "compare":
         return compare(config, folders[0])
+    if mode == "embed":
+        assert embed_flags is not None
+        return embed(config, embed_flags)
     checks.validate(config, jax.device_count())
     for folder in folders:
         if config.data.dir and folder.is_relative_to(Path(config.data.dir).expanduser().resolve()):

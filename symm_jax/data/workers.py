@@ -16,12 +16,12 @@ def pool(workers: int) -> joblib.Parallel:
         return_as="generator_unordered",
         pre_dispatch="3 * n_jobs",
         batch_size=cast(Any, 1),  # joblib's annotation has only "auto"
-        initializer=_exit_with_parent,
+        initializer=exit_with_parent,
         initargs=(os.getpid(),),
     )
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this worker soon after the process `parent` was killed. Without this, loky leaves it waiting for work."""
 
     def watch() -> None:

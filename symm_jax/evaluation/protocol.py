@@ -12,7 +12,7 @@ import numpy as np
 from symm_jax import metrics, models
 from symm_jax.data import datasets, splits
 from symm_jax.data.arrays import Arrays
-from symm_jax.evaluation.embed import create_embed, embed_all
+from symm_jax.models.embed import create_embed, embed_all
 from symm_jax.run import best, config_fields, config_json
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from symm_jax.errors import InputError
-from symm_jax.evaluation import embed
-from symm_jax.models import ConvNet, folded
+from symm_jax.models import ConvNet, embed, folded
 
 SHAPES = {"kernel": (1, 1, 1, 1), "bias": (1,)}
 LIKE = {"c": {part: jax.ShapeDtypeStruct(shape, "float32") for part, shape in SHAPES.items()}}

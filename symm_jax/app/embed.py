@@ -1,0 +1,45 @@
+"""--mode=embed: embeds a folder of pictures by the network of a workdir, or by a pretrained backbone alone."""
+
+import ml_collections
+
+from symm_jax.app import checks, fetch
+from symm_jax.app.flags import EmbedFlags
+from symm_jax.errors import InputError
+from symm_jax.run import config_json
+from symm_jax.run import workdir as workdirs
+from symm_jax.search import build, embedder
+
+
+def embed(config: ml_collections.ConfigDict, given: EmbedFlags) -> list[str]:
+    """Writes or updates an index. Returns a message for each damaged picture.
+
+    Raises:
+      InputError: a mistake in config, workdir, pictures or index.
+    """
+    checks.validate(config, num_devices=1)
+    if given.workdir is not None:
+        workdirs.check_config(given.workdir, config_json.to_dict(config), any_seed=True)
+        network = embedder.load(given.workdir, given.step)
+    else:
+        network = _load_backbone(config)
+    return build.build(network, given.images, given.out, dtype=given.dtype)
+
+
+def _load_backbone(config: ml_collections.ConfigDict) -> embedder.Embedder:
+    m = config.model
+    if not m.pretrained:
+        raise InputError(
+            "it is empty, and a backbone alone needs pretrained weights. Name them, or pass --workdir.",
+            argument="backbone",
+        )
+    fetch.fetch_weights(config)
+    return embedder.load_backbone(
+        m.name,
+        m.pretrained,
+        image_size=config.data.image_size,
+        dataset=config.data.name,
+        batch_size=config.eval_batch_size,
+        dtype=m.dtype,
+        param_dtype=m.param_dtype,
+        **m.options,
+    )
