@@ -32,7 +32,7 @@ def main(_) -> None:
             flags.WATCH.value,
             flags.WATCH_MINUTES.value,
             flags.config_file(),
-            flags.embed_flags(),
+            flags.use(),
         )
         code = 1 if faults else 0
     except (InputError, FloatingPointError) as error:

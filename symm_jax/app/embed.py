@@ -3,19 +3,20 @@
 import ml_collections
 
 from symm_jax.app import checks, fetch
-from symm_jax.app.flags import EmbedFlags
+from symm_jax.app.use_flags import Use
 from symm_jax.errors import InputError
 from symm_jax.run import config_json
 from symm_jax.run import workdir as workdirs
 from symm_jax.search import build, embedder
 
 
-def embed(config: ml_collections.ConfigDict, given: EmbedFlags) -> list[str]:
+def embed(config: ml_collections.ConfigDict, given: Use) -> list[str]:
     """Writes or updates an index. Returns a message for each damaged picture.
 
     Raises:
       InputError: a mistake in config, workdir, pictures or index.
     """
+    assert given.images is not None and given.out is not None
     checks.validate(config, num_devices=1)
     if given.workdir is not None:
         workdirs.check_config(given.workdir, config_json.to_dict(config), any_seed=True)
@@ -37,7 +38,7 @@ def _load_backbone(config: ml_collections.ConfigDict) -> embedder.Embedder:
         m.name,
         m.pretrained,
         image_size=config.data.image_size,
-        dataset=config.data.name,
+        orient=embedder.orients(config.data.name),
         batch_size=config.eval_batch_size,
         dtype=m.dtype,
         param_dtype=m.param_dtype,

@@ -7,13 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from symm_jax.app import config_check, fields, system
+from symm_jax.app import config_check, fields, system, use_flags
 from symm_jax.errors import InputError, suggest
 
 MODES = {
@@ -23,7 +22,7 @@ MODES = {
     "report": "write report.html and the figures of an evaluated workdir",
     "prepare": "download and decode what a config needs, and draw the first batch",
     "compare": "run and compare the methods of a config in configs/compare/",
-    "embed": "embed a folder of pictures into an index, by a workdir or a pretrained backbone",
+    **use_flags.MODES,
 }
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "Folder of the run, by default runs/CONFIG; eval accepts several.")
@@ -37,13 +36,9 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "With --coordinator=HOST:PORT: the number of this process, from 0.", lower_bound=0
 )
-_IMAGES = flags.DEFINE_string("images", "", "With --mode=embed: the folder of pictures.")
-_OUT = flags.DEFINE_string("out", "", "With --mode=embed: the index folder, made or brought up to date.")
-_STEP = flags.DEFINE_integer("step", None, "With --mode=embed: the checkpoint, by default the best.", lower_bound=0)
-_FLOAT16 = flags.DEFINE_bool("float16", False, "With --mode=embed: store the embeddings in half the space.")
 _HELP_FLAGS = (
     *("config", "workdir", "mode", "watch", "watch_minutes", "coordinator", "num_processes", "process_id"),
-    *("images", "out", "step", "float16"),
+    *use_flags.NAMES,
 )
 _HELP = """Trains and evaluates embedding networks.
 
@@ -60,17 +55,8 @@ examples:
   python launch.py --config=configs/car_symm_npair.py --config.data.dir=/photos/cars --config.batch_size=64
   python launch.py --mode=eval --workdir=runs/car_symm_npair --watch
 """
+_READ_WORKDIR = ("eval", "report", "embed", "export")  # modes that need no --config when there is a --workdir
 _SAVED_CONFIG = Path(__file__).with_name("saved_config.py")
-
-
-class EmbedFlags(NamedTuple):
-    """The flags of --mode=embed. workdir: None for a pretrained backbone alone. step: None for the best checkpoint."""
-
-    workdir: Path | None
-    images: Path
-    out: Path
-    step: int | None
-    dtype: str
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -96,7 +82,7 @@ def parse(argv: list[str]) -> list[str]:
             raise flags.Error(f"words that belong to no flag: {' '.join(rest)}{dashes}")
         _check()
         workdirs()  # a path that begins with ~ may have no meaning
-        embed_flags()
+        use()
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         print_error(error, argv)
         sys.exit(1 if isinstance(error, OSError) else 2)
@@ -104,23 +90,24 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def workdirs() -> list[Path]:
-    """The folders of --workdir, each once."""
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    """The folders of --workdir, each once. None where neither a workdir nor a config is given."""
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not _WORKDIR.value and not file:
+        return []
+    name = Path(file or "").stem
     folder = "runs/compare" if MODE.value == "compare" else "runs"
     return list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
 
 
 def config_file() -> str:
     """The file of --config; "" where the config is that of a workdir."""
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file = config_flags.get_config_filename(flags.FLAGS["config"]) or ""
     return "" if Path(file).name == _SAVED_CONFIG.name else file
 
 
-def embed_flags() -> EmbedFlags:
-    """The flags of --mode=embed."""
-    workdir = workdirs()[0] if _WORKDIR.value else None
-    pictures, out = (Path(flag.value).expanduser().resolve() for flag in (_IMAGES, _OUT))
-    return EmbedFlags(workdir, pictures, out, _STEP.value, "float16" if _FLOAT16.value else "float32")
+def use() -> use_flags.Use:
+    """The flags of the modes that use a trained network."""
+    return use_flags.values(workdirs()[0] if _WORKDIR.value else None)
 
 
 def print_error(error: Exception, argv: Sequence[str] = ()) -> None:
@@ -197,9 +184,9 @@ def _config_fields(argv: Sequence[str]) -> list[str]:
 
 
 def _with_saved_config(argv: list[str]) -> list[str]:
-    """The command line, with the config of the workdir where --mode=eval, report or embed name no config."""
+    """The command line, with the config of the workdir where --mode=eval, report, embed or export name no config."""
     mode, workdir = _values(argv, "mode"), _values(argv, "workdir")
-    if _values(argv, "config") or not workdir or not mode or mode[-1] not in ("eval", "report", "embed"):
+    if _values(argv, "config") or not workdir or not mode or mode[-1] not in _READ_WORKDIR:
         return argv
     from symm_jax.run import config_json  # imported here: it is slow, and only needed for a saved config
 
@@ -220,10 +207,10 @@ def _check() -> None:
     mode = MODE.value
     if mode not in MODES:
         raise flags.Error(f"--mode={mode}{suggest(mode, MODES)}; choices: {', '.join(MODES)}")
-    if not flags.FLAGS["config"].present:
-        if mode == "embed":
+    if not flags.FLAGS["config"].present and mode not in use_flags.WITHOUT_CONFIG:
+        if mode in ("embed", "export"):
             raise flags.Error(
-                "--mode=embed needs --workdir=DIR, or a pretrained backbone: "
+                f"--mode={mode} needs --workdir=DIR, or a pretrained backbone: "
                 "--config=configs/pretrained/efficientnet_lite0.py"
             )
         raise flags.Error("--config is missing, such as --config=configs/car_symm_npair.py")
@@ -231,15 +218,9 @@ def _check() -> None:
         raise flags.Error(f"--workdir: --mode={mode} accepts one --workdir; got {len(_WORKDIR.value)}")
     if (WATCH.value and mode != "eval") or (WATCH_MINUTES.value and not WATCH.value):
         raise flags.Error("--watch needs --mode=eval, and --watch_minutes needs --watch")
-    if mode == "embed":
-        for name, flag in {"images": _IMAGES, "out": _OUT}.items():
-            if not flag.value:
-                raise flags.Error(f"--mode=embed needs --{name}=FOLDER")
-    elif given := [name for name in ("images", "out", "step", "float16") if flags.FLAGS[name].present]:
-        raise flags.Error(f"--{given[0]} needs --mode=embed")
-    if _STEP.value is not None and not _WORKDIR.value:
-        raise flags.Error("--step needs --workdir")
-    _check_config(mode)
+    use_flags.check(mode, bool(_WORKDIR.value))
+    if mode not in use_flags.WITHOUT_CONFIG:
+        _check_config(mode)
     coordinator, count, process = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     if coordinator and mode not in ("train", "train_and_eval"):
         raise flags.Error(f"--coordinator: --mode={mode} runs in one process; only training runs in several")

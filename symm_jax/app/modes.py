@@ -11,10 +11,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from symm_jax import distributed, report
-from symm_jax.app import checks, fetch, system
+from symm_jax.app import checks, fetch, system, use, use_flags
 from symm_jax.app.compare import compare
-from symm_jax.app.embed import embed
-from symm_jax.app.flags import EmbedFlags
 from symm_jax.app.prepare import prepare
 from symm_jax.errors import InputError
 from symm_jax.evaluation.evaluate import evaluate
@@ -30,7 +28,7 @@ def run(
     watch: bool,
     watch_minutes: float,
     config_file: str = "",
-    embed_flags: EmbedFlags | None = None,
+    given: use_flags.Use | None = None,
 ) -> list[str]:
     """Runs one mode of launch.py. Returns what could not be measured or embedded, one sentence each.
 
@@ -47,9 +45,8 @@ def run(
             jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
     if mode == "compare":
         return compare(config, folders[0])
-    if mode == "embed":
-        assert embed_flags is not None
-        return embed(config, embed_flags)
+    if given is not None and mode in use_flags.MODES:
+        return use.run(mode, config, given)
     checks.validate(config, jax.device_count())
     for folder in folders:
         if config.data.dir and folder.is_relative_to(Path(config.data.dir).expanduser().resolve()):

@@ -20,7 +20,7 @@ from symm_jax import errors, files
 from symm_jax.data.tree import as_text
 from symm_jax.errors import InputError
 from symm_jax.search import images, index
-from symm_jax.search.embedder import Embedder, to_path
+from symm_jax.search.embedder import Embedder, describe_weights, to_path
 from symm_jax.search.index import Index, Row
 
 DTYPES = ("float32", "float16")
@@ -224,7 +224,8 @@ def _require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Pa
     weights, others = ours["weights"], theirs["weights"]
     if weights["sha256"] != others.get("sha256"):
         raise InputError(
-            f"{folder} has embeddings of other weights:\n  there {_origin(others)}\n  here  {_origin(weights)}",
+            f"{folder} has embeddings of other weights:\n"
+            f"  there {describe_weights(others)}\n  here  {describe_weights(weights)}",
             argument="out",
         )
     for key in ("dim", "dtype", "network", "preprocessing"):
@@ -242,11 +243,6 @@ def _require_common(old: Index, listing: images.Listing) -> None:
             f"{old.folder} is the index of the pictures in {old.images}, and none of them is in {listing.tree.root}.",
             argument="out",
         )
-
-
-def _origin(weights: Mapping[str, Any]) -> str:
-    what = ", ".join(f"{key} {value}" for key, value in weights.items() if key != "sha256")
-    return f"{what}, SHA-256 {weights.get('sha256')}"
 
 
 def _list_damaged(folder: Path, faults: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from symm_jax.errors import InputError
 from symm_jax.models.embed import create_embed, embed_batches, total_batch_size
 from symm_jax.run import best, checkpoints, config_json, digests, paths
 from symm_jax.search import decoding, images
+from symm_jax.search.index import Index, from_text
 
 BATCH_SIZE = 128
 
@@ -158,7 +159,7 @@ def load(workdir: str | os.PathLike, step: int | None = None) -> Embedder:
     return Embedder(
         model,
         checkpoints.restore(holder, step, **shapes),
-        options=_options(config.data.name, image_size),
+        options=arrays.Options(image_size, orient=orients(config.data.name)),
         batch_size=config.eval_batch_size,
         weights={"workdir": as_text(str(folder)), "step": step},
         network={
@@ -172,7 +173,7 @@ def load_backbone(
     path: str | os.PathLike | None = None,
     *,
     image_size: int = 224,
-    dataset: str = "folder",
+    orient: bool = True,
     batch_size: int = BATCH_SIZE,
     **options: Any,
 ) -> Embedder:
@@ -182,7 +183,7 @@ def load_backbone(
       name: a key of models.BACKBONES that has weights.
       path: the file of weights; None takes those of the installed package.
       image_size: side in pixels of what the network sees.
-      dataset: pictures are rotated by their EXIF orientation if this data set's are; those of "folder" are.
+      orient: whether pictures are rotated by their EXIF orientation.
       batch_size: images that a device embeds at a time.
       **options: dtype, and fields of the backbone, as for models.create.
 
@@ -200,11 +201,55 @@ def load_backbone(
     return Embedder(
         model,
         variables,
-        options=_options(dataset, image_size),
+        options=arrays.Options(image_size, orient=orient),
         batch_size=batch_size,
         weights={"pretrained": name, "file": as_text(str(models.find_weights(name, file).resolve()))},
         network={"name": name, "backbone_alone": True, **fields},
     )
+
+
+def load_for(index: Index, workdir: str | os.PathLike | None = None) -> Embedder:
+    """Loads the network whose embeddings are in an index.
+
+    Args:
+      index: the index.
+      workdir: the folder of the run, where it has moved. By default the one that the index names.
+
+    Raises:
+      InputError: the weights are not there, or are not those of the index.
+    """
+    weights, network = index.about["weights"], index.about["network"]
+    if "pretrained" in weights and workdir is None:
+        preprocessing = index.about["preprocessing"]
+        found = load_backbone(
+            weights["pretrained"],
+            from_text(weights["file"]),
+            image_size=preprocessing["image_size"],
+            orient=preprocessing["orient"],
+            **{key: x for key, x in network.items() if key not in ("name", "backbone_alone")},
+        )
+    else:
+        found = load(from_text(weights.get("workdir", "")) if workdir is None else workdir, weights.get("step"))
+    if found.weights["sha256"] != weights["sha256"]:
+        raise InputError(
+            f"{index.folder} has embeddings of other weights:\n  index  {describe_weights(weights)}\n"
+            f"  here   {describe_weights(found.weights)}\n"
+            "Pass the run that it was made with: --workdir=FOLDER. Or embed the pictures again into another folder: "
+            "--mode=embed.",
+            argument="index",
+        )
+    return found
+
+
+def describe_weights(weights: Mapping[str, Any]) -> str:
+    """Where weights come from, and their digest, for a message."""
+    what = ", ".join(f"{key} {value}" for key, value in weights.items() if key != "sha256")
+    return f"{what}, SHA-256 {weights.get('sha256')}"
+
+
+def orients(dataset: str) -> bool:
+    """Whether evaluation rotates the pictures of a data set by their EXIF orientation."""
+    return getattr(datasets.BUILDERS.get(dataset), "ORIENT", True)
 
 
 def normalize(embeddings: np.ndarray) -> np.ndarray:
@@ -240,11 +285,6 @@ def _choose(workdir: Path, step: int | None) -> tuple[Path, int]:
         steps = ", ".join(map(str, sorted(held)))
         raise InputError(f"{workdir} holds no checkpoint of step {chosen}. Its steps: {steps}.", argument="step")
     return held[chosen], chosen
-
-
-def _options(dataset: str, image_size: int) -> arrays.Options:
-    """How evaluation decodes a data set. Pictures of one's own have no boxes to crop to."""
-    return arrays.Options(image_size, orient=getattr(datasets.BUILDERS.get(dataset), "ORIENT", True))
 
 
 def _describe(options: arrays.Options) -> dict[str, Any]:

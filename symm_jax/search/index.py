@@ -24,6 +24,7 @@ import numpy as np
 from symm_jax import files
 from symm_jax.data.tree import as_text
 from symm_jax.errors import InputError
+from symm_jax.search import exact
 
 EMBEDDINGS, IMAGES, ABOUT = FILES = ("embeddings.npy", "images.csv", "index.json")
 VERSION = 1
@@ -102,6 +103,22 @@ class Index:
     def labels(self) -> list[str]:
         """The folder of the class of each picture, or ""."""
         return [row.label for row in self.rows]
+
+    def search(self, queries: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest pictures, by exact search.
+
+        Args:
+          queries: (n, dim) float32, rows of unit length.
+          k: the number of results, at most `len(self)`.
+
+        Returns:
+          The cosine similarities, (n, k) float32, best first, and the rows, (n, k) int64. Of equal similarities, the
+          one with the smaller row comes first.
+
+        Raises:
+          InputError: the queries have another dimension, or `k` is larger than the index.
+        """
+        return exact.nearest(self.embeddings, queries, k)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -18,7 +18,7 @@ from configs.pretrained import efficientnet_lite0
 from symm_jax import models
 from symm_jax.app import config_check, fields
 from symm_jax.app.embed import embed
-from symm_jax.app.flags import EmbedFlags
+from symm_jax.app.use_flags import Use
 from symm_jax.data import arrays, datasets
 from symm_jax.errors import InputError
 from symm_jax.models.embed import create_embed, embed_all
@@ -352,7 +352,7 @@ def test_a_pretrained_backbone_alone(photos, tmp_path, monkeypatch):
     config.model.name, config.data.image_size = "pool", 16
     config.model.pretrained = str(tmp_path / "weights")
     (tmp_path / "weights").touch()
-    given = EmbedFlags(None, photos, tmp_path / "index", None, "float32")
+    given = Use(images=photos, out=tmp_path / "index")
     assert embed(config, given) == []
     found = Index(tmp_path / "index")
     picture = cv2.resize(np.asarray(PIL.Image.open(found.paths[0])), (16, 16), interpolation=cv2.INTER_AREA)
