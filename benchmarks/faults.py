@@ -14,7 +14,7 @@ repeats it; the exit code is then 1. Nothing outside a scratch folder is touched
     disk      levels of free space   a disk that fills up, and read-only folders; needs `unshare -rm`
     together  (not used)             two trainers, two evaluators, a deleter, two builders, a lost peer
     growth    steps / 100            memory, file descriptors and threads over a long run and many checkpoints
-    fuzz      examples / 100         the property tests of readers, with more examples
+    fuzz      times the examples     the property tests of readers, with more examples
 
 Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, if it is set, so that the next call is faster.
 Times on two idle cores: kill 1 min per try, damage 15 min, signals 10 min, disk 10 min, together 5 min, growth 5 min.

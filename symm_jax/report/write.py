@@ -53,7 +53,8 @@ def write(config: ml_collections.ConfigDict, workdir: Path, config_file: str = "
             f"{path} has no line of step {choice['step']}, which was selected; evaluate again (--mode=eval)"
         )
     trained = paths.metrics(workdir, "train")
-    metric_log.warn_of_lost_lines(trained, choice["step"], config.log_every)
+    last_step = max(line["step"] for line in evaluated)  # later than the selected one, as a rule
+    metric_log.warn_of_lost_lines(trained, last_step, config.log_every)
     if absent := sorted({*checkpoints.steps(workdir)} - {line["step"] for line in evaluated}):
         errors.warn(f"the checkpoints of the steps {absent} are not in the page: --mode=eval measures them")
 

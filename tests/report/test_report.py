@@ -208,7 +208,9 @@ def test_report_of_little(run, capsys):
     (workdir / "best/choice.json").write_text(json.dumps(choice))
     text = report.write(config, workdir, "configs/glyphs_npair.py").read_text()
     assert "<h1>glyphs_npair.py in " in text
-    assert f"report    {workdir / 'report.html'}" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"report    {workdir / 'report.html'}" in printed.out
+    assert "to 800: unless log_every was changed, it is lost" in printed.err  # not only up to the selected step
     assert "without the test classes" in text and "7 held-out training classes" in text
     assert '"points":null' in text and not (workdir / "figures/points.png").exists()
 
