@@ -7,11 +7,12 @@ import traceback
 
 from absl import app
 
-from symm_jax.app import flags, system
+from symm_jax.app import flags, huge_pages, system
 from symm_jax.errors import InputError
 
 
 def main(_) -> None:
+    huge_pages.restart()
     # Imported after the flags have been checked: a typing error is answered at once. XLA loses an exception that a
     # signal raises while it is imported, so that Ctrl-C ends the program without one.
     interrupt = signal.getsignal(signal.SIGINT)

@@ -59,7 +59,8 @@ class Launcher:
         self._folder = tempfile.TemporaryDirectory()
         self._started = 0
         command = [sys.executable, __file__]
-        environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+        # With huge pages from the start: a fork that started itself again would import everything again.
+        environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
