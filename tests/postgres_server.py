@@ -6,7 +6,7 @@ The wheel's own get_server is not used: for root it adds a user to the machine a
 import contextlib
 import importlib.util
 import os
-import shutil
+import pwd
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,9 +31,11 @@ def running(folder: Path) -> Iterator[str]:
       OSError, subprocess.CalledProcessError, TimeoutError: it cannot be started on this machine.
     """
     programs = _programs()
-    as_user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-    if as_user:
-        shutil.chown(folder, as_user["user"], as_user["group"])
+    as_user = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **as_user}
     data = folder / "data"
     initdb = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]

@@ -12,7 +12,7 @@ from symm_jax.search.postgres import Connection, sql
 KINDS = {"float32": "vector", "float16": "halfvec"}
 MAX_DIM = 16000  # of a column
 _MAX_HNSW = {"vector": 2000, "halfvec": 4000}  # dimensions of an HNSW index
-_MIN_EF, _MAX_EF = 100, 1000  # of hnsw.ef_search
+_MIN_EF, _MAX_EF = 200, 1000  # of hnsw.ef_search
 
 
 def binary(embeddings: np.ndarray, kind: str) -> list[bytes]:

@@ -9,7 +9,7 @@ from symm_jax.errors import InputError
 
 try:
     import psycopg
-    from psycopg import sql
+    from psycopg import conninfo, sql
 except ImportError as error:
     raise InputError(
         f"PostgreSQL needs the package psycopg ({error}): pip install 'symm_jax[postgres]', or "
@@ -54,6 +54,9 @@ def connected(url: str) -> Iterator[Connection]:
             argument="to",
         ) from None
     with connection:
+        with contextlib.suppress(psycopg.Error):  # before PostgreSQL 14, or on other systems than Linux
+            # A process that is killed while the server makes an index ends that work, and with it its lock.
+            connection.execute("SET client_connection_check_interval = '2s'")
         try:
             yield connection
         except psycopg.Error as error:
@@ -107,7 +110,7 @@ def _parse(url: str) -> dict[str, Any]:
     """
     if re.fullmatch(r"postgres(ql)?://([^@/?]*@)?[^@]*", url):
         with contextlib.suppress(psycopg.Error, ValueError):
-            return psycopg.conninfo.conninfo_to_dict(url)
+            return conninfo.conninfo_to_dict(url)
     raise InputError(
         f"it is not a URL of PostgreSQL, {_FORM}. In user and password, %40 stands for @, %2F for /, %3A for :, "
         "%3F for ? and %25 for %.",
