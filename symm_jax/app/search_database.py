@@ -27,14 +27,15 @@ def fill_table(index: Index, given: Use) -> Callable[[np.ndarray, int], tuple[np
     )
     if not done.hnsw:
         print(f"search    exact: pgvector has no HNSW index of {index.about['dim']:,} dimensions", file=sys.stderr)
-    if done.recall is not None:
-        print(f"Recall@10 {done.recall:.4f} against exact search, for rows of the index", file=sys.stderr)
+    elif done.recall is not None:
+        print(f"hnsw      recall@10 {done.recall:.4f} of exact search", file=sys.stderr)
     numbers = {row.path: number for number, row in enumerate(index.rows)}
 
     def nearest(queries: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         similarities, paths = database.search(given.to, given.table, queries, k)
         try:
-            return similarities, np.array([[numbers[path] for path in found] for found in paths], np.int64)
+            rows = np.array([[numbers[path] for path in found] for found in paths], np.int64)
+            return similarities, rows.reshape(similarities.shape)
         except KeyError as error:
             raise InputError(
                 "the table was filled from another index meanwhile. Run the same command again.", argument="table"
