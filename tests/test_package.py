@@ -109,6 +109,7 @@ def test_wheel(tmp_path, monkeypatch):
     for extra, name in {
         "": "requirements/library.txt",
         "train": "requirements/train.txt",
+        "postgres": "requirements/postgres.txt",
         "cuda": "requirements/cuda.txt",
         "dev": "requirements-dev.txt",
         "docs": "requirements-docs.txt",
@@ -129,7 +130,8 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 
 def test_requirements_are_what_is_imported():
-    names = {re.match(r"[\w.\-]+", line)[0] for line in requirements("requirements.txt")}
+    files = ("requirements.txt", "requirements/postgres.txt")
+    names = {re.match(r"[\w.\-]+", line)[0] for file in files for line in requirements(file)}
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
     imported = set()
