@@ -49,6 +49,16 @@ def nearest(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nda
       >>> rows
       array([[2, 0, 1]])
     """
+    queries, embeddings = checked(embeddings, queries, k), np.asarray(embeddings)
+    values, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        values[part], rows[part] = _nearest(embeddings, queries[part], k)
+    return values, rows
+
+
+def checked(embeddings: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """The queries as (n, dim) float32. Raises InputError for arguments that `nearest` does not take."""
     queries = np.ascontiguousarray(queries, np.float32)
     if queries.ndim != 2 or queries.shape[1] != embeddings.shape[1]:
         raise InputError(f"queries must be (n, {embeddings.shape[1]}), got {queries.shape}")
@@ -56,12 +66,7 @@ def nearest(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nda
         raise InputError(f"must be from 1 to {len(embeddings):,}, the number of embeddings, got {k:,}", argument="k")
     if not np.isfinite(queries).all():
         raise InputError("queries must be finite")
-    embeddings = np.asarray(embeddings)
-    similarities, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), _QUERIES):
-        part = slice(start, start + _QUERIES)
-        similarities[part], rows[part] = _nearest(embeddings, queries[part], k)
-    return similarities, rows
+    return queries
 
 
 def _nearest(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,11 +95,11 @@ def _nearest(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nd
         ):
             scans = list(pool.map(scan, range(threads)))
     query, row = _Candidates.merged(scans)
-    similarity = _similarities(embeddings, queries, query, row)
-    order = np.lexsort((row, -similarity, query))
+    found = similarities(embeddings, queries, query, row)
+    order = np.lexsort((row, -found, query))
     firsts = np.searchsorted(query[order], np.arange(len(queries)))
     chosen = order[firsts[:, None] + np.arange(k)]
-    return similarity[chosen], row[chosen]
+    return found[chosen], row[chosen]
 
 
 class _Candidates:
@@ -146,8 +151,15 @@ class _Candidates:
         self._query, self._row, self._value = self._query[kept], self._row[kept], self._value[kept]
 
 
-def _similarities(embeddings: np.ndarray, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The similarity of each pair of a query and a row, (p,) float32."""
+def similarities(embeddings: np.ndarray, queries: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The similarity of each pair, (p,) float32, as `nearest` gives it.
+
+    Args:
+      embeddings: (m, dim) float32 or float16.
+      queries: (n, dim) float32.
+      query: the number of each pair's query, (p,).
+      row: the number of each pair's row, (p,).
+    """
     found = np.empty(len(row), np.float32)
     for start in range(0, len(row), _PAIRS):
         part = slice(start, start + _PAIRS)
