@@ -46,6 +46,7 @@ def search(given: Use) -> list[str]:
         graph = approximate.Approximate(index)
         _note(f"usearch   {'made' if graph.is_new else 'read'}; recall@{graph.k} {graph.recall:.4f} of exact search")
         nearest = graph.search
+    # Here is the place for `if given.to:`, which searches in a database.
     if given.query is None:  # only the graph was asked for
         return []
     queries = _embed(embedder.load_for(index, given.workdir), given.query)
@@ -84,8 +85,8 @@ def _embed(network: Embedder, query: Path) -> Queries:
         found = [*network.embed_squares(squares(sources), len(pictures), len(pictures))]
     embeddings = np.concatenate(found) if found else np.zeros((0, network.dim), np.float32)
     finite = np.isfinite(embeddings).all(axis=1)
-    faults += [f"image {as_text(path)}: its embedding is not finite" for path, ok in zip(good, finite, strict=True) if not ok]
-    return Queries([path for path, ok in zip(good, finite, strict=True) if ok], embeddings[finite], faults)
+    faults += [f"image {as_text(good[i])}: its embedding is not finite" for i in np.flatnonzero(~finite)]
+    return Queries([good[i] for i in np.flatnonzero(finite)], embeddings[finite], faults)
 
 
 def _result(index: Index, row: int, similarity: float, thresholds: Any) -> dict[str, Any]:
@@ -102,19 +103,19 @@ def _result(index: Index, row: int, similarity: float, thresholds: Any) -> dict[
 def _table(path: str, results: list[dict[str, Any]], root: str, thresholds: Any) -> list[str]:
     """The lines of a query's table. Paths are those below the folder of pictures, as the first column of images.csv."""
     labels = [_short(as_text(result.get("class", ""))) for result in results]
-    width = max(map(len, labels))
-    head = "similarity  " + ("class".ljust(width) + "  " if any(labels) else "") + "picture"
+    width = max(map(len, (*labels, "class")))
+    head = "similarity  " + (f"{'class':{width}}  " if any(labels) else "") + "picture"
     lines = [f"query     {as_text(path)}", f"{'':10}{head}"]
     for number, (result, label) in enumerate(zip(results, labels, strict=True), 1):
         cells = [f"{number:8}  {result['similarity']:10.4f}"]
         if any(labels):
-            cells.append(label.ljust(max(width, len("class"))))
+            cells.append(label.ljust(width))
         cells.append(as_text(os.path.relpath(result["path"], root)))
         if not result.get("match", True):
             cells.append("(no match)")
         lines.append("  ".join(cells))
     if thresholds is not None and not any(result["match"] for result in results):
-        lines.append(f"{'':10}no match: every similarity is below {thresholds.at['0.01']:.4f}, the threshold of the index")
+        lines.append(f"{'':10}no match: every similarity is below the threshold {thresholds.at['0.01']:.4f}")
     return lines
 
 

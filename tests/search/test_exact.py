@@ -40,7 +40,7 @@ def write(folder, embeddings, *, labels=(), images="/photos"):
     st.booleans(), st.data(),
 )  # fmt: skip
 def test_it_is_the_brute_force_with_its_ties(seed, m, n, dim, dtype, in_threads, data):
-    """Coordinates are few integers, so that many similarities are equal, and rows repeat across the borders of blocks."""
+    """Coordinates are few integers, so many similarities are equal. Rows repeat across the borders of blocks."""
     k = data.draw(st.integers(1, m))
     rng = np.random.default_rng(seed)
     embeddings = rng.integers(-2, 3, (m, dim)) / (2.0 * np.sqrt(dim))
