@@ -127,8 +127,9 @@ def child(name: str, folder: Path) -> None:
             n = int(number[0])
             start = time.perf_counter()
             values, rows = search(queries[:n], K)
-            print(time.perf_counter() - start, flush=True)
+            seconds = time.perf_counter() - start
             np.savez(folder / f"{name}-{n}.npz", values=values, rows=rows)
+            print(seconds, flush=True)
         elif word == "resident":
             peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
             print(int(peak.split()[1]) / 2**20, flush=True)
