@@ -17,7 +17,7 @@ import threadpoolctl
 
 from symm_jax.errors import InputError
 
-_BLOCK = 1024  # rows that are compared at a time: 2 MB of 512 dimensions in float32
+_BLOCK = 512  # rows that are compared at a time: 1 MB of 512 dimensions in float32
 _QUERIES = 1024  # queries of one scan
 _PAIRS = 4096  # similarities that are computed again at a time
 _MIN_FOR_THREADS = 2**25  # multiplications
