@@ -52,7 +52,7 @@ def main(_) -> None:
         else:
             raise
     if faults:
-        done = "embedded" if flags.MODE.value == "embed" else "measured"
+        done = {"embed": "embedded", "search": "searched"}.get(flags.MODE.value, "measured")
         print(f"error: could not be {done}:\n  " + "\n  ".join(faults), file=sys.stderr)
     distributed.exit_process(code)
 

@@ -27,8 +27,8 @@ DTYPES = ("float32", "float16")
 _CHUNK_SECONDS = 10.0  # a process that is killed loses so much work
 _BLOCK = 4096  # rows that are written at a time
 _MAX_NAMED = 10  # damaged pictures that a message names
-_UNFINISHED, _LOCK, _DAMAGED = "unfinished", ".lock", "damaged.txt"
-_OWN = (*index.FILES, _UNFINISHED, _LOCK, _DAMAGED)
+_UNFINISHED, _DAMAGED = "unfinished", "damaged.txt"
+_OWN = (*index.FILES, *index.DERIVED, _UNFINISHED, index.LOCK, _DAMAGED)
 
 
 class Known(NamedTuple):
@@ -74,7 +74,7 @@ def build(
     }
     about = json.loads(json.dumps(about))  # as it is read back
     folder.mkdir(parents=True, exist_ok=True)
-    with files.lock(folder / _LOCK, busy=f"another process writes the index {folder}"):
+    with files.lock(folder / index.LOCK, busy=f"another process writes the index {folder}"):
         return _update(embedder, listing, folder, about)
 
 

@@ -28,6 +28,9 @@ from symm_jax.search import exact
 
 EMBEDDINGS, IMAGES, ABOUT = FILES = ("embeddings.npy", "images.csv", "index.json")
 VERSION = 1
+LOCK = ".lock"  # held by what writes to the folder
+# What other modes keep beside the index, made from it.
+DERIVED = ("calibration.json", "calibration.png", "duplicates.html", "duplicates.csv", "usearch.index", "usearch.json")
 _NEXT = ".next"
 SUFFIXES = (_NEXT, f"{_NEXT}.partial")  # what an interrupted replacement leaves
 _COLUMNS = ("path", "size", "mtime_ns", "sha256", "class")
@@ -71,7 +74,13 @@ class Index:
           InputError: a file is missing, damaged, or of another index.
         """
         self.folder = Path(folder).expanduser().resolve()
-        if not self.folder.is_dir() or not any((self.folder / name).exists() for name in FILES):
+        try:
+            is_index = self.folder.is_dir() and any((self.folder / name).exists() for name in FILES)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be read ({error.strerror}). Change its permissions.", argument="index"
+            ) from error
+        if not is_index:
             raise InputError(
                 f"{self.folder} is not an index. Make one with --mode=embed, or pass the folder of one.",
                 argument="index",
