@@ -22,4 +22,12 @@ def run(mode: str, config: ml_collections.ConfigDict | None, given: Use) -> list
 
         assert config is not None
         return embed(config, given)
+    if mode == "calibrate":
+        from symm_jax.app.calibrate import calibrate
+
+        return calibrate(given)
+    if mode == "duplicates":
+        from symm_jax.app.duplicates import duplicates
+
+        return duplicates(given)
     raise AssertionError(mode)
