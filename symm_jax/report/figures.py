@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D")  # with the colours 32 looks
 _NARROW, _WIDE = 13, 30  # characters of a class's name above a tile and above a pair
 _RIGHT, _WRONG = "#0b62a8", "#b8430b"
 _DPI = 130
-_SIMILARITIES = 120  # bins of a drawn distribution
+_SIMILARITIES, _LOWEST_FMR = 120, 1e-5  # of a calibration: bins of a distribution, and where its curve begins
 _FONTS = ("DejaVu Sans", "STIXGeneral")  # of names: they come with matplotlib
 
 
@@ -216,7 +216,10 @@ def draw_calibration(
     low, high = (filled[[0, -1]] + [0, 1]) / ((len(same) - 1) / 2) - 1
     edges = np.linspace(low, high, _SIMILARITIES + 1)
     bounds = np.clip(np.round((edges + 1) * ((len(same) - 1) / 2)).astype(int), 0, len(same))
-    for bins, colour, label in [(different, _WRONG, "pairs of different classes"), (same, _RIGHT, "pairs of one class")]:
+    for bins, colour, label in [
+        (different, _WRONG, "pairs of different classes"),
+        (same, _RIGHT, "pairs of one class"),
+    ]:
         shares = np.diff(np.append(0, np.cumsum(bins))[bounds]) / bins.sum()
         left.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
         left.stairs(shares, edges, color=colour, lw=1.5, label=label)
@@ -224,15 +227,17 @@ def draw_calibration(
     for (label, (similarity, x, y)), style, marker in zip(levels.items(), (":", "--"), MARKERS, strict=False):
         left.axvline(similarity, color="grey", lw=1.2, ls=style, label=f"{similarity:.3f}: FMR {label}")
         right.plot([x], [y], marker, color="grey", ms=7, label=f"FMR {label}: FNMR {100 * y:.1f} %")
-    left.set(title="similarities", xlabel="cosine similarity", ylabel="fraction of the pairs", ylim=(0, None))
+    highest = left.get_ylim()[1]
+    left.set(title="similarities", xlabel="cosine similarity", ylabel="fraction of the pairs", ylim=(0, 1.3 * highest))
     right.set(title="what each threshold costs", xlabel="FMR", ylabel="FNMR", xscale="log", ylim=(0, 1))
-    left.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-    right.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    right.set_xlim(max(right.get_xlim()[0], _LOWEST_FMR), 1)
+    for ax, decimals in ((left, 1), (right, 0)):
+        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals))
+        _plain(ax)
     right.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{100 * x:g} %"))
     right.grid(alpha=0.3)
-    for ax in (left, right):
-        ax.legend(edgecolor="none", fontsize="small")
-        _plain(ax)
+    left.legend(loc="upper center", ncols=2, edgecolor="none", fontsize="small")
+    right.legend(edgecolor="none", fontsize="small")
     _save(figure, path)
 
 

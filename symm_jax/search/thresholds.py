@@ -128,7 +128,13 @@ def count_pairs(embeddings: np.ndarray, rows: np.ndarray, labels: np.ndarray) ->
     tiles = range(0, len(rows), _TILE)
     total = len(rows) * (len(rows) - 1) // 2
     with tqdm.tqdm(
-        total=total, desc="compare", unit="pair", unit_scale=True, leave=False, dynamic_ncols=True, disable=len(tiles) < 3
+        total=total,
+        desc="compare",
+        unit="pair",
+        unit_scale=True,
+        leave=False,
+        dynamic_ncols=True,
+        disable=len(tiles) < 3,
     ) as progress:
         for bins, alike in (_compare(embeddings, rows, labels, i, j) for i in tiles for j in tiles if j >= i):
             every += np.bincount(bins, minlength=size)
