@@ -24,7 +24,7 @@ def read_again(index: Index, rows: Sequence[int], side: int, desc: str) -> Itera
       desc: what is done, for the progress bar.
 
     Yields:
-      The row, and (side, side, 3) uint8 RGB; None for a picture that is gone, damaged, or changed since it was embedded.
+      The row, and (side, side, 3) uint8 RGB; None for a picture that is gone, or changed since it was embedded.
     """
     if not rows:
         return
