@@ -1,7 +1,5 @@
 """--mode=search: lists the pictures of an index that are nearest to a picture, or to each picture of a folder."""
 
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -14,9 +12,10 @@ import numpy as np
 from symm_jax.app.use_flags import Use
 from symm_jax.data.tree import as_text
 from symm_jax.errors import InputError
-from symm_jax.search import approximate, embedder, images
+from symm_jax.search import approximate, embedder, images, thresholds
 from symm_jax.search.embedder import Embedder
 from symm_jax.search.index import Index
+from symm_jax.search.thresholds import Thresholds
 
 _MAX_CLASS = 32  # characters of a class in the table
 
@@ -46,20 +45,23 @@ def search(given: Use) -> list[str]:
         graph = approximate.Approximate(index)
         _note(f"usearch   {'made' if graph.is_new else 'read'}; recall@{graph.k} {graph.recall:.4f} of exact search")
         nearest = graph.search
-    # Here is the place for `if given.to:`, which searches in a database.
+    if given.to:
+        from symm_jax.app.search_database import fill_table  # imported here: psycopg is an extra
+
+        nearest = fill_table(index, given)
     if given.query is None:  # only the graph was asked for
         return []
     queries = _embed(embedder.load_for(index, given.workdir), given.query)
     similarities, rows = nearest(queries.embeddings, given.k)
-    thresholds = _thresholds(index)
+    limits = thresholds.read(index)
     if not given.json:
         print(f"index     {index.folder}: {len(index):,} pictures of {as_text(str(index.images))}")
     for path, values, found in zip(queries.paths, similarities, rows, strict=True):
-        results = [_result(index, row, float(value), thresholds) for value, row in zip(values, found, strict=True)]
+        results = [_result(index, row, float(value), limits) for value, row in zip(values, found, strict=True)]
         if given.json:
             print(json.dumps({"query": path, "results": results}), flush=True)
         else:
-            print("\n".join(["", *_table(path, results, str(index.images), thresholds)]), flush=True)
+            print("\n".join(["", *_table(path, results, str(index.images), limits)]), flush=True)
     return queries.faults
 
 
@@ -89,18 +91,18 @@ def _embed(network: Embedder, query: Path) -> Queries:
     return Queries([good[i] for i in np.flatnonzero(finite)], embeddings[finite], faults)
 
 
-def _result(index: Index, row: int, similarity: float, thresholds: Any) -> dict[str, Any]:
+def _result(index: Index, row: int, similarity: float, limits: Thresholds | None) -> dict[str, Any]:
     """A result as JSON has it."""
     picture = index.rows[row]
     result: dict[str, Any] = {"path": os.path.join(index.images, picture.path), "similarity": round(similarity, 6)}  # noqa: PTH118
     if picture.label:
         result["class"] = picture.label
-    if thresholds is not None:
-        result["match"] = thresholds.is_match(similarity)
+    if limits is not None:
+        result["match"] = limits.is_match(similarity)
     return result
 
 
-def _table(path: str, results: list[dict[str, Any]], root: str, thresholds: Any) -> list[str]:
+def _table(path: str, results: list[dict[str, Any]], root: str, limits: Thresholds | None) -> list[str]:
     """The lines of a query's table. Paths are those below the folder of pictures, as the first column of images.csv."""
     labels = [_short(as_text(result.get("class", ""))) for result in results]
     width = max(map(len, (*labels, "class")))
@@ -114,20 +116,13 @@ def _table(path: str, results: list[dict[str, Any]], root: str, thresholds: Any)
         if not result.get("match", True):
             cells.append("(no match)")
         lines.append("  ".join(cells))
-    if thresholds is not None and not any(result["match"] for result in results):
-        lines.append(f"{'':10}no match: every similarity is below the threshold {thresholds.at['0.01']:.4f}")
+    if limits is not None and not any(result["match"] for result in results):
+        lines.append(f"{'':10}no match: every similarity is below the threshold {limits.at['0.01']:.4f}")
     return lines
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _MAX_CLASS else f"{text[: _MAX_CLASS - 3]}..."
-
-
-def _thresholds(index: Index) -> Any:
-    """The thresholds that --mode=calibrate wrote, or None."""
-    if importlib.util.find_spec("symm_jax.search.thresholds") is None:
-        return None
-    return importlib.import_module("symm_jax.search.thresholds").read(index)
 
 
 def _note(text: str) -> None:

@@ -26,4 +26,12 @@ def run(mode: str, config: ml_collections.ConfigDict | None, given: Use) -> list
         from symm_jax.app.search import search
 
         return search(given)
+    if mode == "calibrate":
+        from symm_jax.app.calibrate import calibrate
+
+        return calibrate(given)
+    if mode == "duplicates":
+        from symm_jax.app.duplicates import duplicates
+
+        return duplicates(given)
     raise AssertionError(mode)

@@ -102,6 +102,8 @@ def check(mode: str, has_workdir: bool) -> None:
         raise flags.Error(f"--{given[0]} needs --mode={' or '.join(modes)}")
     if flags.FLAGS["step"].value is not None and not has_workdir:
         raise flags.Error("--step needs --workdir")
+    if flags.FLAGS["to"].value and flags.FLAGS["index_kind"].value != "exact":
+        raise flags.Error("--to searches in the database: leave out --index_kind")
     if mode == "search" and not (
         flags.FLAGS["query"].value or flags.FLAGS["to"].value or flags.FLAGS["index_kind"].present
     ):

@@ -122,6 +122,29 @@ def judge(found: Duplicates, folder: Path, listing: Path, *, accept: bool) -> No
         )
 
 
+def shrink(grey: np.ndarray) -> np.ndarray:
+    """The thumbnail of (height, width) grey levels for `differ`: (8, 9) uint8."""
+    return cv2.resize(grey, (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA)
+
+
+def differ(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much the pictures of two equally long lists of thumbnails look different, one by one.
+
+    Args:
+      ours: (n, 8, 9) uint8, see `shrink`.
+      theirs: (n, 8, 9) uint8.
+
+    Returns:
+      (n,) uint8, bits of the difference hash that differ, of 64; and (n,) float64, mean difference of the grey levels.
+      Of a pair with a thumbnail that has hardly any contrast, 64 and 255: such pictures are alike without being the
+      same.
+    """
+    bits = np.bitwise_count(_difference_hash(ours) ^ _difference_hash(theirs))
+    levels = np.abs(ours.astype(int) - theirs).mean((1, 2))
+    plain = np.minimum(np.ptp(ours, (1, 2)), np.ptp(theirs, (1, 2))) < _MIN_CONTRAST
+    return np.where(plain, np.uint8(64), bits), np.where(plain, 255.0, levels)
+
+
 def _look(split: str, examples: Examples, bar: tqdm.tqdm) -> Iterator[_Picture]:
     """Threads suffice: hashing, decoding and resizing do not hold Python's lock."""
     with futures.ThreadPoolExecutor() as pool:
@@ -142,7 +165,7 @@ def _thumbnail(encoded: bytes) -> np.ndarray:
         grey = _decode_small(encoded)
     except Exception:  # a damaged image is reported when it is decoded
         return np.zeros((_ROWS, _COLUMNS), np.uint8)
-    return cv2.resize(grey, (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA)
+    return shrink(grey)
 
 
 def _decode_small(encoded: bytes) -> np.ndarray:

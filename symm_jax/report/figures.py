@@ -1,9 +1,9 @@
-"""The report's figures as PNG files, each written atomically."""
+"""The figures of reports and of calibration as PNG files, each written atomically."""
 
 import functools
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D")  # with the colours 32 looks
 _NARROW, _WIDE = 13, 30  # characters of a class's name above a tile and above a pair
 _RIGHT, _WRONG = "#0b62a8", "#b8430b"
 _DPI = 130
+_SIMILARITIES, _LOWEST_FMR = 120, 1e-5  # of a calibration: bins of a distribution, and where its curve begins
 _FONTS = ("DejaVu Sans", "STIXGeneral")  # of names: they come with matplotlib
 
 
@@ -189,6 +190,61 @@ def draw_comparison(path: Path, rows: Sequence[dict]) -> None:
     axes[0].set_ylabel(f"{rows[0]['metric']}, %")
     axes[0].legend(frameon=False)
     _save(figure, path)
+
+
+def draw_calibration(
+    path: Path,
+    same: np.ndarray,
+    different: np.ndarray,
+    fmr: np.ndarray,
+    fnmr: np.ndarray,
+    levels: Mapping[str, tuple[float, float, float]],
+) -> None:
+    """Draws the similarities of the pairs of one class and of different classes, and FNMR over FMR.
+
+    Args:
+      path: the PNG to write.
+      same: (n,) numbers of pairs of one class, in n - 1 equal bins of similarity from -1 to 1, and one bin of 1.
+      different: the same for pairs of different classes.
+      fmr: (n + 1,) false match rate where the threshold is the lower edge of each bin, and above the last one.
+      fnmr: (n + 1,) false non-match rate, likewise.
+      levels: text for the legend -> threshold, FMR and FNMR, to be marked.
+    """
+    figure = matplotlib.figure.Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    filled = np.flatnonzero(same + different)
+    low, high = (filled[[0, -1]] + [0, 1]) / ((len(same) - 1) / 2) - 1
+    edges = np.linspace(low, high, _SIMILARITIES + 1)
+    bounds = np.clip(np.round((edges + 1) * ((len(same) - 1) / 2)).astype(int), 0, len(same))
+    for bins, colour, label in [
+        (different, _WRONG, "pairs of different classes"),
+        (same, _RIGHT, "pairs of one class"),
+    ]:
+        shares = np.diff(np.append(0, np.cumsum(bins))[bounds]) / bins.sum()
+        left.stairs(shares, edges, color=colour, fill=True, alpha=0.25)
+        left.stairs(shares, edges, color=colour, lw=1.5, label=label)
+    right.plot(*(rate[_steps(fmr)] for rate in (fmr, fnmr)), color="black", lw=1.5)
+    for (label, (similarity, x, y)), style, marker in zip(levels.items(), (":", "--"), MARKERS, strict=False):
+        left.axvline(similarity, color="grey", lw=1.2, ls=style, label=f"{similarity:.3f}: FMR {label}")
+        right.plot([x], [y], marker, color="grey", ms=7, label=f"FMR {label}: FNMR {100 * y:.1f} %")
+    highest = left.get_ylim()[1]
+    left.set(title="similarities", xlabel="cosine similarity", ylabel="fraction of the pairs", ylim=(0, 1.3 * highest))
+    right.set(title="what each threshold costs", xlabel="FMR", ylabel="FNMR", xscale="log", ylim=(0, 1))
+    right.set_xlim(max(right.get_xlim()[0], _LOWEST_FMR), 1)
+    for ax, decimals in ((left, 1), (right, 0)):
+        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals))
+        _plain(ax)
+    right.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{100 * x:g} %"))
+    right.grid(alpha=0.3)
+    left.legend(loc="upper center", ncols=2, edgecolor="none", fontsize="small")
+    right.legend(edgecolor="none", fontsize="small")
+    _save(figure, path)
+
+
+def _steps(fmr: np.ndarray) -> np.ndarray:
+    """Some of the edges, close to each other on a logarithmic axis, down to the lowest FMR that is not 0."""
+    wanted = np.geomspace(fmr[fmr > 0].min(), 1, 400)
+    return np.unique(np.searchsorted(-fmr, -wanted))
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:

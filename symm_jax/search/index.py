@@ -30,7 +30,7 @@ EMBEDDINGS, IMAGES, ABOUT = FILES = ("embeddings.npy", "images.csv", "index.json
 VERSION = 1
 LOCK = ".lock"  # held by what writes to the folder
 # What other modes keep beside the index, made from it.
-DERIVED = ("calibration.json", "calibration.png", "duplicates.html", "duplicates.csv", "usearch.index", "usearch.json")
+DERIVED = ("calibration.json", "calibration.png", "duplicates.html", "usearch.index", "usearch.json")
 _NEXT = ".next"
 SUFFIXES = (_NEXT, f"{_NEXT}.partial")  # what an interrupted replacement leaves
 _COLUMNS = ("path", "size", "mtime_ns", "sha256", "class")
