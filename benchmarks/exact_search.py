@@ -4,7 +4,7 @@
     python benchmarks/exact_search.py [--count=1000000] [--runs=3] [--without_usearch]
 
 The embeddings are 512 random dimensions of unit length, so that the nearest are hardly nearer than the others, which is
-the hardest case for a graph: its recall on photographs is higher. faiss.IndexFlatIP searches float32 copies. Each
+a hard case for a graph. faiss.IndexFlatIP searches float32 copies. Each
 program runs in a process of its own, and keeps what it has opened. The two search in turn, and medians count.
 "Resident" is the peak of the process, VmHWM: the pages of the memory map are in it, and the system can take them back.
 """
