@@ -11,9 +11,9 @@ import scipy.sparse.csgraph
 import tqdm
 
 from symm_jax.data import duplicates as look
-from symm_jax.search.thumbnails import read_again
 from symm_jax.search.decoding import batched
 from symm_jax.search.index import Index
+from symm_jax.search.thumbnails import read_again
 
 NEIGHBOURS = 5  # that all carry another label
 # Two pictures show the same shot if they are among each other's nearest, and their thumbnails differ by no more.

@@ -1,9 +1,6 @@
 """--mode=search: the table, lines of JSON, marks by thresholds, and mistakes."""
 
 import json
-import sys
-import types
-from typing import NamedTuple
 
 import numpy as np
 import photographs
@@ -14,7 +11,7 @@ from symm_jax.app import search as mode
 from symm_jax.app.use_flags import Use
 from symm_jax.data import arrays
 from symm_jax.errors import InputError
-from symm_jax.search import build, decoding, index
+from symm_jax.search import build, decoding, index, thresholds
 
 
 class Network:
@@ -51,22 +48,13 @@ def folder(tmp_path, photos, monkeypatch):
     return tmp_path / "index"
 
 
-class Thresholds(NamedTuple):
-    at: dict
-
-    def is_match(self, similarity):
-        return similarity >= self.at["0.01"]
-
-
 @pytest.fixture
 def threshold(monkeypatch):
     """A function that sets the threshold of every index."""
 
     def place(value):
-        module = types.ModuleType("symm_jax.search.thresholds")
-        module.__spec__ = types.SimpleNamespace(name=module.__name__, parent="symm_jax.search")
-        module.read = lambda opened: Thresholds({"0.01": value, "0.001": value})
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        found = thresholds.Thresholds({"0.01": value, "0.001": value})
+        monkeypatch.setattr(thresholds, "read", lambda opened: found)
 
     return place
 
