@@ -66,4 +66,4 @@ def _programs() -> Path:
 def _is_ready(data: Path) -> bool:
     """Whether the server says in its file that it takes connections."""
     file = data / "postmaster.pid"
-    return file.exists() and file.read_text().splitlines()[-1].strip() == "ready"
+    return file.exists() and file.read_text().split()[-1:] == ["ready"]  # it is empty at first
