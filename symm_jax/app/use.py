@@ -22,4 +22,9 @@ def run(mode: str, config: ml_collections.ConfigDict | None, given: Use) -> list
 
         assert config is not None
         return embed(config, given)
+    if mode == "export":
+        from symm_jax.app.export import export
+
+        assert config is not None
+        return export(config, given)
     raise AssertionError(mode)
