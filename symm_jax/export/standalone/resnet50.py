@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for values 0 to 1
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels inside the blocks, blocks
 
 
 class Conv(nn.Module):
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ((images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(DEVIATION)).astype(self.dtype)
         x = nn.max_pool(nn.relu(conv(x, 64, 7, 2, "conv1")), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, (features, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for stage, (features, blocks) in enumerate(STAGES, 1):
             for block in range(blocks):
                 stride = 2 if stage > 1 and not block else 1
                 x = Bottleneck(features, stride, self.train_batch_norm, dtypes, name=f"layer{stage}.{block}")(x)
