@@ -27,6 +27,12 @@ _ORIGIN = {
     "resnet50": "ImageNet weights of ResNet-50, from a file that the user named. Its licence is unknown: ask who "
     "trained it.",
 }
+_NORMALISATION = {
+    "convnet": "each image minus its own mean, divided by the root of its own variance plus 1",
+    "efficientnet_lite0": "(RGB - 127) / 128",
+    "googlenet": "RGB - (123.69, 116.78, 103.94)",
+    "resnet50": "(RGB / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)",
+}
 _LOAD = {
     "model.stablehlo": (
         "jax flatbuffers",
@@ -114,14 +120,14 @@ def text(
         "length. The product of two embeddings is their cosine similarity. No file here needs the program that "
         "wrote it.",
         _files(written, missing),
-        "## Preprocessing\n\n" + _preprocessing(network),
+        "## Preprocessing\n\n" + _preprocessing(network, name),
         "## How to load\n\n`images.npy` holds the images. All files give the same embeddings" + _precision(description),
         *(
             _how_to_load(file)
             for file in _LOAD
             if file in written and (file != "model.safetensors" or "load.py" in written)
         ),
-        "## Origin\n\n"
+        f"## Origin\n\nSHA-256 of the weights, as in an index of embeddings: `{network.weights['sha256']}`\n\n"
         + (
             _training(run)
             if run
@@ -141,7 +147,7 @@ def _files(written: Mapping[str, tuple[int, str]], missing: Mapping[str, str]) -
     return f"{table}{absent}\n\nWritten by symm_jax with {versions}."
 
 
-def _preprocessing(network: Embedder) -> str:
+def _preprocessing(network: Embedder, name: str) -> str:
     p = network.preprocessing
     side, flag = (
         p["image_size"],
@@ -155,7 +161,8 @@ picture = cv2.cvtColor(cv2.imread("picture.jpg", {flag}), cv2.COLOR_BGR2RGB)
 images = cv2.resize(picture, ({side}, {side}), interpolation=cv2.INTER_AREA)[None]
 np.save("images.npy", images)
 """
-    return f"{p['in_words']} The normalisation is part of every file.\n\n```python\n{code}```"
+    inside = f": {_NORMALISATION[name]}" if name in _NORMALISATION else ""
+    return f"{p['in_words']} The normalisation is part of every file{inside}.\n\n```python\n{code}```"
 
 
 def _precision(description: Mapping[str, Any]) -> str:

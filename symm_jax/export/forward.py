@@ -62,9 +62,10 @@ def in_float32(network: Embedder) -> tuple[nn.Module, dict[str, Any]]:
 @contextlib.contextmanager
 def _without_folders() -> Iterator[None]:
     """JAX notes from which file each operation comes. Folders are of this machine, and are left out."""
-    before = jax.config.jax_hlo_source_file_canonicalization_regex
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+    config: Any = jax.config
+    before = config.jax_hlo_source_file_canonicalization_regex
+    config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
     try:
         yield
     finally:
-        jax.config.update("jax_hlo_source_file_canonicalization_regex", before)
+        config.update("jax_hlo_source_file_canonicalization_regex", before)

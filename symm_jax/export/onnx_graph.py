@@ -72,7 +72,10 @@ class _Graph:
         values |= dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom) -> Value:
-            return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else values[atom]
+            if not isinstance(atom, core.Literal):
+                return values[atom]
+            described: Any = atom.aval
+            return np.asarray(atom.val, described.dtype)
 
         for equation in jaxpr.eqns:
             name = equation.primitive.name
@@ -93,7 +96,8 @@ class _Graph:
             names = [f"x{i}" for i in range(len(operands))]
             single = onnx.helper.make_node(kind, names, ["y"], **attributes)
             inputs = dict(zip(names, operands, strict=True))
-            return np.asarray(onnx.reference.ReferenceEvaluator(single, opsets={"": OPSET}).run(None, inputs)[0])
+            results: Any = onnx.reference.ReferenceEvaluator(single, opsets={"": OPSET}).run(None, inputs)
+            return np.asarray(results[0])
         out = out or f"t{len(self.nodes)}"
         names = [self._name(x) for x in operands]
         self.nodes.append(onnx.helper.make_node(kind, names, [out], **attributes))
@@ -120,8 +124,8 @@ class _Graph:
         ]
         if not cut:
             return x
-        starts, limits, strides = (_int64([values[axis] for axis in cut]) for values in (starts, limits, strides))
-        return self.node("Slice", x, starts, limits, _int64(cut), strides)
+        first, end, step = (_int64([values[axis] for axis in cut]) for values in (starts, limits, strides))
+        return self.node("Slice", x, first, end, _int64(cut), step)
 
     def reduced(self, kind: str, x: Value, axes: Sequence[int]) -> Value:
         return self.node(kind, x, _int64(axes), keepdims=0)
@@ -260,7 +264,7 @@ def _convolution(graph: _Graph, equation, x, kernel):
         dilations=list(p["rhs_dilation"]),
         group=p["feature_group_count"],
     )
-    return graph.transpose(y, np.argsort(order_out))
+    return graph.transpose(y, np.argsort(order_out).tolist())
 
 
 def _window(kind: str) -> Callable[..., Value]:
@@ -284,7 +288,7 @@ def _window(kind: str) -> Callable[..., Value]:
         y = graph.node(kind, graph.transpose(x, order), **options)
         if kind == "AveragePool":  # the mean times the size of the window is the sum
             y = graph.node("Mul", y, np.asarray(math.prod(window), equation.outvars[0].aval.dtype))
-        return graph.transpose(y, np.argsort(order))
+        return graph.transpose(y, np.argsort(order).tolist())
 
     return convert
 

@@ -102,7 +102,7 @@ def _write_models(network: Embedder, description: dict[str, Any], folder: Path) 
 
 
 def _to_safetensors(network: Embedder, description: dict[str, Any]) -> bytes:
-    tensors = flatten_dict(jax.tree.map(np.asarray, dict(network.variables)), sep="/")
+    tensors: dict[str, Any] = flatten_dict(jax.tree.map(np.asarray, dict(network.variables)), sep="/")
     metadata = {
         "format": "flax",
         "network": json.dumps(description),

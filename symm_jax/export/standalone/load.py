@@ -19,7 +19,7 @@ def load(path, backbone):
     with safe_open(path, "flax") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = json.loads(file.metadata()["network"])
-    dtypes = {"dtype": jnp.dtype(network["dtype"]), "param_dtype": jnp.dtype(network["param_dtype"])}
+    dtypes: dict = {"dtype": jnp.dtype(network["dtype"]), "param_dtype": jnp.dtype(network["param_dtype"])}
     model = backbone(**dtypes, **network["options"])
     variables = unflatten_dict(tensors, sep="/")
     layer = variables["params"].pop("embedding", None)

@@ -46,7 +46,8 @@ class Backbone(nn.Module):
 
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ((images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(DEVIATION)).astype(self.dtype)
-        x = nn.max_pool(nn.relu(conv(x, 64, 7, 2, "conv1")), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        padding: Any = ((1, 1), (1, 1))
+        x = nn.max_pool(nn.relu(conv(x, 64, 7, 2, "conv1")), (3, 3), strides=(2, 2), padding=padding)
         for stage, (features, blocks) in enumerate(STAGES, 1):
             for block in range(blocks):
                 stride = 2 if stage > 1 and not block else 1
