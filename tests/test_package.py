@@ -144,7 +144,8 @@ def test_requirements_are_what_is_imported():
     imported = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {"symm_jax", "configs"}
     used = {name: {*map(normalized, providers[name])} for name in imported}
     assert not {name for name, provided_by in used.items() if not provided_by & listed}
-    # flatbuffers serves jax.export, array-record and importlib-resources serve tensorflow-datasets, jaxtyping the annotations that are being written.
+    # flatbuffers serves jax.export, array-record and importlib-resources serve tensorflow-datasets, jaxtyping the
+    # annotations that are being written.
     unused = listed - set().union(*used.values())
     assert unused <= {"array-record", "flatbuffers", "importlib-resources", "jaxtyping"}
 
