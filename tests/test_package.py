@@ -111,6 +111,7 @@ def test_wheel(tmp_path, monkeypatch):
         "train": "requirements/train.txt",
         "postgres": "requirements/postgres.txt",
         "cuda": "requirements/cuda.txt",
+        "onnx": "requirements/onnx.txt",
         "dev": "requirements-dev.txt",
         "docs": "requirements-docs.txt",
     }.items():
@@ -130,8 +131,13 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 
 def test_requirements_are_what_is_imported():
+<<<<<<< HEAD
     files = ("requirements.txt", "requirements/postgres.txt")
     names = {re.match(r"[\w.\-]+", line)[0] for file in files for line in requirements(file)}
+=======
+    lines = (*requirements("requirements.txt"), *requirements("requirements/onnx.txt"))
+    names = {re.match(r"[\w.\-]+", line)[0] for line in lines}
+>>>>>>> export
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
     imported = set()
@@ -144,9 +150,10 @@ def test_requirements_are_what_is_imported():
     imported = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {"symm_jax", "configs"}
     used = {name: {*map(normalized, providers[name])} for name in imported}
     assert not {name for name, provided_by in used.items() if not provided_by & listed}
-    # array-record and importlib-resources serve tensorflow-datasets, jaxtyping the annotations that are being written.
+    # flatbuffers serves jax.export, array-record and importlib-resources serve tensorflow-datasets, jaxtyping the
+    # annotations that are being written.
     unused = listed - set().union(*used.values())
-    assert unused <= {"array-record", "importlib-resources", "jaxtyping"}
+    assert unused <= {"array-record", "flatbuffers", "importlib-resources", "jaxtyping"}
 
 
 def test_cuda_is_the_same_list_with_jax_for_gpus():

@@ -17,13 +17,20 @@ def embed(config: ml_collections.ConfigDict, given: Use) -> list[str]:
       InputError: a mistake in config, workdir, pictures or index.
     """
     assert given.images is not None and given.out is not None
+    return build.build(load_network(config, given), given.images, given.out, dtype=given.dtype)
+
+
+def load_network(config: ml_collections.ConfigDict, given: Use) -> embedder.Embedder:
+    """Loads the network of a workdir, or a pretrained backbone alone.
+
+    Raises:
+      InputError: a mistake in config or workdir.
+    """
     checks.validate(config, num_devices=1)
-    if given.workdir is not None:
-        workdirs.check_config(given.workdir, config_json.to_dict(config), any_seed=True)
-        network = embedder.load(given.workdir, given.step)
-    else:
-        network = _load_backbone(config)
-    return build.build(network, given.images, given.out, dtype=given.dtype)
+    if given.workdir is None:
+        return _load_backbone(config)
+    workdirs.check_config(given.workdir, config_json.to_dict(config), any_seed=True)
+    return embedder.load(given.workdir, given.step)
 
 
 def _load_backbone(config: ml_collections.ConfigDict) -> embedder.Embedder:

@@ -34,4 +34,9 @@ def run(mode: str, config: ml_collections.ConfigDict | None, given: Use) -> list
         from symm_jax.app.duplicates import duplicates
 
         return duplicates(given)
+    if mode == "export":
+        from symm_jax.app.export import export
+
+        assert config is not None
+        return export(config, given)
     raise AssertionError(mode)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from symm_jax import devices
+
 _LARGE = 50  # smallest side of a feature map for which `_cpu_conv` has the faster gradients
 
 
@@ -21,7 +23,7 @@ def conv(
     """Convolution with a kernel of odd size, zero-padded so that stride 1 keeps the size of the images."""
     if kernel.shape[0] == 1 and stride == 1:
         return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    if jax.default_backend() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
+    if devices.platform() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
         return _cpu_conv(x, kernel, stride)
     return _conv(x, kernel, stride)
 
@@ -40,7 +42,7 @@ def max_pool(
     """
     if any(padding):
         x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    if jax.default_backend() == "cpu":
+    if devices.platform() == "cpu":
         return _max_of_three(_max_of_three(x, 2, stride), 1, stride)
     return nn.max_pool(x, (3, 3), strides=(stride, stride))
 

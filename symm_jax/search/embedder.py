@@ -33,6 +33,8 @@ class Embedder:
       weights: which weights these are: where they come from, and "sha256", their digest.
       network: name, dimension, dtype and options of the network.
       preprocessing: how a picture becomes an input, in numbers and in words.
+      model: the Linen module, uint8 images -> embeddings (n, dim), not of unit length.
+      variables: its variables.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class Embedder:
         self.network = dict(network)
         self.preprocessing = _describe(options)
         self._options, self._batch_size = options, batch_size
-        self._embed, self._variables = create_embed(model), variables
+        self.model, self.variables = model, variables
+        self._embed = create_embed(model)
 
     def embed(self, x: Any) -> np.ndarray:
         """Embeds images.
@@ -110,7 +113,7 @@ class Embedder:
         with tqdm.tqdm(
             total=count, desc="embed", unit="image", leave=False, dynamic_ncols=True, disable=hidden
         ) as progress:
-            for embeddings in embed_batches(self._embed, self._variables, batches, size):
+            for embeddings in embed_batches(self._embed, self.variables, batches, size):
                 yield normalize(embeddings)
                 progress.update(len(embeddings))
 
