@@ -112,6 +112,7 @@ def test_wheel(tmp_path, monkeypatch):
         "postgres": "requirements/postgres.txt",
         "cuda": "requirements/cuda.txt",
         "onnx": "requirements/onnx.txt",
+        "usearch": "requirements/usearch.txt",
         "dev": "requirements-dev.txt",
         "docs": "requirements-docs.txt",
     }.items():
@@ -131,13 +132,8 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 
 def test_requirements_are_what_is_imported():
-<<<<<<< HEAD
-    files = ("requirements.txt", "requirements/postgres.txt")
+    files = ("requirements.txt", *(f"requirements/{extra}.txt" for extra in ("onnx", "postgres", "usearch")))
     names = {re.match(r"[\w.\-]+", line)[0] for file in files for line in requirements(file)}
-=======
-    lines = (*requirements("requirements.txt"), *requirements("requirements/onnx.txt"))
-    names = {re.match(r"[\w.\-]+", line)[0] for line in lines}
->>>>>>> export
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
     imported = set()

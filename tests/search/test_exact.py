@@ -141,5 +141,5 @@ def test_a_graph_is_made_once_and_again_for_other_embeddings(tmp_path):
 def test_without_usearch_one_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "usearch.index", None)
     monkeypatch.setitem(sys.modules, "usearch", None)
-    with pytest.raises(InputError, match="index_kind: it needs usearch.*pip install usearch"):
+    with pytest.raises(InputError, match="index_kind: it needs usearch.*pip install 'symm_jax.usearch.'"):
         approximate.Approximate(write(tmp_path / "index", np.eye(3, dtype=np.float16)))
