@@ -126,7 +126,8 @@ def _import() -> Any:
         import usearch.index  # optional
     except ImportError as error:
         raise InputError(
-            "it needs usearch, which is not installed: pip install 'symm_jax[usearch]'. Or search exactly: --index_kind=exact.",
+            "it needs usearch, which is not installed: pip install 'symm_jax[usearch]'. Or search exactly: "
+            "--index_kind=exact.",
             argument="index_kind",
         ) from error
     return usearch.index
