@@ -110,6 +110,7 @@ def test_wheel(tmp_path, monkeypatch):
         "": "requirements/library.txt",
         "train": "requirements/train.txt",
         "cuda": "requirements/cuda.txt",
+        "serve": "requirements/serve.txt",
         "dev": "requirements-dev.txt",
         "docs": "requirements-docs.txt",
     }.items():
@@ -129,7 +130,8 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 
 def test_requirements_are_what_is_imported():
-    names = {re.match(r"[\w.\-]+", line)[0] for line in requirements("requirements.txt")}
+    lists = (*requirements("requirements.txt"), *requirements("requirements/serve.txt"))
+    names = {re.match(r"[\w.\-]+", line)[0] for line in lists}
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
     imported = set()
@@ -142,9 +144,10 @@ def test_requirements_are_what_is_imported():
     imported = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names - {"symm_jax", "configs"}
     used = {name: {*map(normalized, providers[name])} for name in imported}
     assert not {name for name, provided_by in used.items() if not provided_by & listed}
-    # array-record and importlib-resources serve tensorflow-datasets, jaxtyping the annotations that are being written.
+    # array-record and importlib-resources serve tensorflow-datasets, jaxtyping the annotations that are being written,
+    # and starlette imports python-multipart.
     unused = listed - set().union(*used.values())
-    assert unused <= {"array-record", "importlib-resources", "jaxtyping"}
+    assert unused <= {"array-record", "importlib-resources", "jaxtyping", "python-multipart"}
 
 
 def test_cuda_is_the_same_list_with_jax_for_gpus():
