@@ -131,6 +131,7 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 def test_requirements_are_what_is_imported():
     lists = (*requirements("requirements.txt"), *requirements("requirements/serve.txt"))
+    assert {*requirements("requirements/serve.txt")} <= {*requirements("requirements-dev.txt")}
     names = {re.match(r"[\w.\-]+", line)[0] for line in lists}
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
