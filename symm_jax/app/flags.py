@@ -91,23 +91,29 @@ def parse(argv: list[str]) -> list[str]:
 
 def workdirs() -> list[Path]:
     """The folders of --workdir, each once. None where neither a workdir nor a config is given."""
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file = _config_filename()
     if not _WORKDIR.value and not file:
         return []
-    name = Path(file or "").stem
+    name = Path(file).stem
     folder = "runs/compare" if MODE.value == "compare" else "runs"
     return list(dict.fromkeys(Path(w).expanduser().resolve() for w in _WORKDIR.value or [f"{folder}/{name}"]))
 
 
 def config_file() -> str:
     """The file of --config; "" where the config is that of a workdir."""
-    file = config_flags.get_config_filename(flags.FLAGS["config"]) or ""
+    file = _config_filename()
     return "" if Path(file).name == _SAVED_CONFIG.name else file
 
 
 def use() -> use_flags.Use:
     """The flags of the modes that use a trained network."""
     return use_flags.values(workdirs()[0] if _WORKDIR.value else None)
+
+
+def _config_filename() -> str:
+    """What --config names, or ""."""
+    flag = flags.FLAGS["config"]
+    return config_flags.get_config_filename(flag) if flag.present else ""
 
 
 def print_error(error: Exception, argv: Sequence[str] = ()) -> None:

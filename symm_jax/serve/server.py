@@ -76,6 +76,7 @@ def run(app: Starlette, listener: socket.socket, ready: Callable[[], None]) -> N
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # uvloop forks with its own hands, of which JAX warns
         access_log=False,
         server_header=False,
         log_config=None,

@@ -77,7 +77,7 @@ def running(index, embedder, **options):
     """Serves in a thread. Yields the address, and the service behind it."""
     listener = server.bind("127.0.0.1", 0)
     application = app.create_app(index, embedder, workers=2, **options)
-    config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(application, loop="asyncio", log_config=None, access_log=False, timeout_graceful_shutdown=1)
     started = threading.Event()
     program = server._Server(config, started.set)
     thread = threading.Thread(target=program.run, kwargs={"sockets": [listener]})
