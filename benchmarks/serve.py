@@ -85,13 +85,13 @@ async def measure(url: str, pid: int, sent: list[bytes], flags: argparse.Namespa
             for part in range(4):
                 memory.append((resident(pid), sum(map(resident, children(pid)))))
                 if flags.kill and part == 2:
-                    os.kill(await busy(children(pid)), signal.SIGKILL)
+                    await kill(children(pid)[0])
                 await asyncio.sleep(max(0, end - time.monotonic()) / (3 - part) if part < 3 else 0)
 
         await asyncio.gather(watch(), *(ask_on() for _ in range(flags.clients)))
         counted = (await client.get("/metrics")).text
     count, total = (float(re.search(rf"symm_jax_batch_size_{x} (\S+)", counted)[1]) for x in ("count", "sum"))  # type: ignore[index]
-    restarts = re.search(r"symm_jax_worker_restarts (\S+)", counted)[1]  # type: ignore[index]
+    restarts = re.search(r"^symm_jax_worker_restarts (\S+)", counted, re.M)[1]  # type: ignore[index]
     median, late = (1000 * float(np.percentile(seconds, q)) for q in (50, 99))
     print_row(
         "clients", "seconds", "requests/s", "median, ms", "99th percentile, ms", "statuses", "mean batch", "restarts"
@@ -110,13 +110,11 @@ async def measure(url: str, pid: int, sent: list[bytes], flags: argparse.Namespa
         print_row(name, *(f"{value:.0f}" for value in values))
 
 
-async def busy(pids: list[int]) -> int:
-    """The first of the processes that is found running, so that it has a picture."""
-    while True:
-        for pid in pids:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R":
-                return pid
-        await asyncio.sleep(0)
+async def kill(pid: int) -> None:
+    """Kills a process that decodes while it has a picture: stopped, it keeps the next one that it gets."""
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(1)
+    os.kill(pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:

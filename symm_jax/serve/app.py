@@ -129,7 +129,8 @@ def _routes(service: Service, default_k: int, token: str) -> list[Route]:
 
     async def search(request: Request) -> Response:
         k, box, label = _parse_k(request, default_k, limits.k), _parse_box(request), _parse_class(request, service)
-        row, kept, size = None, None, {}
+        row, kept = None, None
+        size: dict[str, Any] = {}
         if request.method == "POST":
             content = await upload.read_picture(request, limits)
         else:

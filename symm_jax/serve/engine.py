@@ -53,13 +53,12 @@ class Engine:
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """The answers to at most SIZES[-1] queries, each as if it was asked alone but for rounding."""
         embeddings = np.zeros((len(queries), self._index.embeddings.shape[1]), np.float32)
-        pictures = [i for i, query in enumerate(queries) if query.square is not None]
+        pictures = {i: query.square for i, query in enumerate(queries) if query.square is not None}
         if pictures:
             size = next(size for size in SIZES if size >= len(pictures))
-            squares = np.zeros((size, *np.shape(queries[pictures[0]].square)), np.uint8)
-            for i, picture in enumerate(pictures):
-                squares[i] = queries[picture].square
-            embeddings[pictures] = self._embedder.embed(squares)[: len(pictures)]
+            squares = np.zeros((size, *next(iter(pictures.values())).shape), np.uint8)
+            squares[: len(pictures)] = np.stack([*pictures.values()])
+            embeddings[[*pictures]] = self._embedder.embed(squares)[: len(pictures)]
         for i, query in enumerate(queries):
             if query.square is None:
                 vector = np.asarray(self._index.embeddings[query.row], np.float32)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import importlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
@@ -154,7 +155,7 @@ def _to_look_at(pixels: int, fit: int) -> dict[str, Any]:
 def _read_thresholds(index: Index) -> Any:
     """What --mode=calibrate wrote into the index, or None."""
     try:
-        from symm_jax.search import thresholds
-    except ImportError:
+        thresholds = importlib.import_module("symm_jax.search.thresholds")
+    except ModuleNotFoundError:  # this installation does not calibrate
         return None
     return thresholds.read(index)

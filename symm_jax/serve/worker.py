@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 
 from symm_jax import web

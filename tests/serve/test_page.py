@@ -24,6 +24,7 @@ def page_server(tmp_path_factory):
     rows = [row._replace(label=MARKUP if row.label == "red" else row.label) for row in opened.rows]
     index.write(opened.folder, opened.about, rows, [opened.embeddings])
     with serving.running(Index(opened.folder), Colours()) as running:
+        # As --mode=calibrate measures them.
         running.service.thresholds = SimpleNamespace(at={"0.01": 0.9}, is_match=lambda similarity: similarity >= 0.9)
         yield running
 
@@ -88,6 +89,7 @@ def test_drop_click_box_filter_and_share(browse, page_server):
     first, last = tab.locator("#neighbours button").first, tab.locator("#neighbours button").last
     expect(first).to_have_attribute("aria-label", f"Result 1, {MARKUP}, red/1.png, similarity 1.000, match")
     expect(last).to_have_attribute("aria-label", re.compile("no match"))
+    expect(tab.locator("#key-threshold")).to_have_text("similarity of a match: at least 0.900")
     assert tab.locator("#answer b").count() == 0  # names are text
     expect(tab.locator("#picture")).to_have_js_property("naturalWidth", 60)
 
@@ -128,6 +130,7 @@ def test_drop_click_box_filter_and_share(browse, page_server):
 def test_by_keyboard(browse):
     tab = browse("/?path=green%2F1.png&k=5")
     expect(tab.locator("#neighbours button")).to_have_count(5)
+    expect(tab.locator("#picture")).to_have_js_property("naturalWidth", 60)
     tab.locator("#stage").focus()
     for key in ("Enter", "ArrowLeft", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowDown"):
         tab.keyboard.press(key)
@@ -160,6 +163,8 @@ def test_on_a_phone(browse, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(251, 250, 248)", "dark": "rgb(20, 21, 24)"}[scheme]
+    expect(tab.locator("#picture")).to_have_js_property("naturalWidth", 60)
+    assert tab.locator("#stage").bounding_box() == tab.locator("#picture").bounding_box()  # what a box is a part of
     tab.locator("#part").tap()
     expect(tab.locator("#part")).to_have_text("Search this part")
     tab.locator("#part").tap()

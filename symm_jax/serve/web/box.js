@@ -6,8 +6,8 @@ const HINT = "Drag a box on the picture to search by a part of it. By keyboard: 
 const HOW = "Arrow keys move the box, with Shift they change its size. Enter searches, Escape cancels.";
 const inside = (x) => Math.min(Math.max(x, 0), 1);
 
-/** Lets a person set a box. `done` is called with it, or with null for the whole picture. */
-function makeBox(done) {
+/** Lets a person set a box while `ready()`. `done` is called with it, or with null for the whole picture. */
+function makeBox(ready, done) {
   const stage = $("stage");
   const frame = $("box");
   let current = null; // the box that was searched by
@@ -28,6 +28,7 @@ function makeBox(done) {
     Object.assign(frame.style, { left: `${x1}%`, top: `${y1}%`, width: `${x2 - x1}%`, height: `${y2 - y1}%` });
   }
   function start() {
+    if (!ready()) return;
     draft = current ?? [0.25, 0.25, 0.75, 0.75];
     draw();
     stage.focus();
@@ -58,7 +59,7 @@ function makeBox(done) {
 
   stage.addEventListener("pointerdown", (event) => {
     // A finger scrolls the page, unless a part is being chosen.
-    if (event.button !== 0 || (event.pointerType !== "mouse" && draft === null)) return;
+    if (!ready() || event.button !== 0 || (event.pointerType !== "mouse" && draft === null)) return;
     event.preventDefault();
     stage.focus({ preventScroll: true });
     stage.setPointerCapture(event.pointerId);

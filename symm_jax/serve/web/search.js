@@ -3,7 +3,7 @@
 const TYPES = ["image/jpeg", "image/png", "image/webp", "image/gif"];
 const NAMES = ["path", "row", "upload", "box", "class", "k"]; // of the address, as of /api/search
 let about = null;
-let size = null; // of the whole query picture, in pixels
+let size = null; // of the whole query picture in pixels, once it is shown
 let running = new AbortController();
 
 const basename = (path) => path.slice(path.lastIndexOf("/") + 1);
@@ -87,6 +87,8 @@ const send = (file) =>
 async function show(found, signal, filename = "") {
   const { path, row, class: label, upload, box } = found.query;
   const name = path ?? (filename || "Your picture");
+  size = null;
+  setBox(null);
   $("starts-section").hidden = true;
   $("answer").hidden = false;
   if (asked().row) history.replaceState(null, "", `?${query({ ...asked(), row: "", path })}`);
@@ -102,9 +104,9 @@ async function show(found, signal, filename = "") {
 
 async function showPicture(url, alt, box, signal) {
   const response = await request(url, { signal });
-  size = ["picture-width", "picture-height"].map((header) => Number(response.headers.get(header)));
   const blob = await response.blob();
   if (signal.aborted) return;
+  size = ["picture-width", "picture-height"].map((header) => Number(response.headers.get(header)));
   URL.revokeObjectURL($("picture").src);
   Object.assign($("picture"), { src: URL.createObjectURL(blob), alt });
   $("stage").setAttribute("aria-label", alt);
@@ -195,8 +197,10 @@ function startAsking() {
   moveWithArrows($("starts"));
 }
 
-const setBox = makeBox((box) =>
-  change({ box: box ? box.map((x, i) => (i < 2 ? Math.floor : Math.ceil)(x * size[i % 2])).join(",") : "" }),
+const pixels = (box) => box.map((x, i) => (i < 2 ? Math.floor : Math.ceil)(x * size[i % 2])).join(",");
+const setBox = makeBox(
+  () => size !== null,
+  (box) => change({ box: box ? pixels(box) : "" }),
 );
 
 run(async () => {
@@ -209,7 +213,9 @@ run(async () => {
   $("class").append(...classes.map(([name, count]) => h("option", { value: name }, `${name} (${number(count)})`)));
   $("class").parentElement.hidden = classes.length === 0;
   $("k").append(...[...new Set([about.k, 10, 20, 50, 100])].sort((a, b) => a - b).map((k) => h("option", { value: k }, k)));
-  $("key").hidden = about.thresholds === null;
+  const threshold = about.thresholds?.["0.01"];
+  $("key").hidden = threshold === undefined;
+  if (threshold !== undefined) $("key-threshold").textContent = `similarity of a match: at least ${threshold.toFixed(3)}`;
   showStarts();
   startAsking();
   await load();
