@@ -113,6 +113,7 @@ def test_wheel(tmp_path, monkeypatch):
         "cuda": "requirements/cuda.txt",
         "onnx": "requirements/onnx.txt",
         "usearch": "requirements/usearch.txt",
+        "serve": "requirements/serve.txt",
         "dev": "requirements-dev.txt",
         "docs": "requirements-docs.txt",
     }.items():
@@ -132,8 +133,10 @@ def parsed(requirement: str) -> tuple[str, list[str]]:
 
 
 def test_requirements_are_what_is_imported():
-    files = ("requirements.txt", *(f"requirements/{extra}.txt" for extra in ("onnx", "postgres", "usearch")))
-    names = {re.match(r"[\w.\-]+", line)[0] for file in files for line in requirements(file)}
+    files = [f"requirements/{extra}.txt" for extra in ("onnx", "postgres", "serve", "usearch")]
+    lines = [line for file in files for line in requirements(file)]
+    assert {*lines} <= {*requirements("requirements-dev.txt")}  # setuptools cannot read "-r" there
+    names = {re.match(r"[\w.\-]+", line)[0] for line in (*requirements("requirements.txt"), *lines)}
     listed = {*map(normalized, names)}
     providers = importlib.metadata.packages_distributions()
     imported = set()
@@ -147,9 +150,9 @@ def test_requirements_are_what_is_imported():
     used = {name: {*map(normalized, providers[name])} for name in imported}
     assert not {name for name, provided_by in used.items() if not provided_by & listed}
     # flatbuffers serves jax.export, array-record and importlib-resources serve tensorflow-datasets, jaxtyping the
-    # annotations that are being written.
+    # annotations that are being written, and starlette imports python-multipart.
     unused = listed - set().union(*used.values())
-    assert unused <= {"array-record", "flatbuffers", "importlib-resources", "jaxtyping"}
+    assert unused <= {"array-record", "flatbuffers", "importlib-resources", "jaxtyping", "python-multipart"}
 
 
 def test_cuda_is_the_same_list_with_jax_for_gpus():

@@ -94,8 +94,8 @@ def _facts(found: Found) -> list[str]:
     identical, conflicts = (sum(getattr(each, name) for each in found.sets) for name in ("identical", "conflict"))
     pictures = sum(len(each.rows) for each in found.sets)
     facts = [
-        f"{len(found.sets):,} sets of pictures of the same shot, {pictures:,} pictures: {identical:,} sets of "
-        f"identical files, {conflicts:,} sets in several classes",
+        f"{len(found.sets):,} sets of pictures of the same shot, {pictures:,} pictures; "
+        f"of identical files: {identical:,}, in several classes: {conflicts:,}",
         f"{len(found.suspects):,} probable label errors: the {search.NEIGHBOURS} nearest pictures are all of one other "
         "class",
     ]

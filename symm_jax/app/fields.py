@@ -11,6 +11,7 @@ FIELDS = {
     "coordinator": "--coordinator",
     "dataset": "config.data.name",
     "dir": "config.data.dir",
+    "host": "--host",
     "image_size": "config.data.image_size",
     "images": "--images",
     "index": "--index",

@@ -39,4 +39,8 @@ def run(mode: str, config: ml_collections.ConfigDict | None, given: Use) -> list
 
         assert config is not None
         return export(config, given)
+    if mode == "serve":
+        from symm_jax.app.serve import serve
+
+        return serve(given)
     raise AssertionError(mode)

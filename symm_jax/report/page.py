@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import math
 import string
@@ -12,8 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL.Image
 
+from symm_jax import web
 from symm_jax.data.names import NUMBERS, Names
 from symm_jax.report import curves, figures, planes
 from symm_jax.report.gallery import Gallery
@@ -21,15 +20,14 @@ from symm_jax.report.gallery import Gallery
 _SCRIPTS = ("base", "retrieval", "map", "curves", "points", "start")  # one after the other in one scope
 _THUMBNAIL = 96  # pixels
 _COLUMNS = 40
-_QUALITY = 75  # of WebP: a photograph of 96 px takes about 2 kB
 
 
 def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """One self-contained HTML document.
 
     Args:
-      head: what the page shows without its script: "name", "facts" (lines of text), "chosen" (text) and "figures"
-        (pairs of title and fraction).
+      head: what the page shows without its script: "name", "facts" (lines of text), "chosen" (text), "figures"
+        (pairs of title and fraction) and "commands" (that make a page to search other pictures).
       data: the data that the script draws, plain JSON types; see `describe`.
     """
     figures_ = "".join(
@@ -41,9 +39,10 @@ def render(head: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         step=f"{data['chosen']:,}",
         chosen=html.escape(head["chosen"]),
         figures=figures_,
-        style=_read("page.css"),
+        commands=html.escape("\n".join(head["commands"])),
+        style=web.style() + _read("page.css"),
         colours="".join(f"--class-{i}: {colour};" for i, colour in enumerate(figures.COLOURS)),
-        script="".join(_read(f"{name}.js") for name in _SCRIPTS),
+        script=web.script() + "".join(_read(f"{name}.js") for name in _SCRIPTS),
         data=to_json(data),
     )
 
@@ -128,9 +127,7 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     for i, row in enumerate(rows):
         y, x = side * (i // _COLUMNS), side * (i % _COLUMNS)
         sheet[y : y + side, x : x + side] = cv2.resize(images[row], (side, side), interpolation=cv2.INTER_AREA)
-    file = io.BytesIO()
-    PIL.Image.fromarray(sheet).save(file, "WEBP", quality=_QUALITY)
-    uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    uri = "data:image/webp;base64," + base64.b64encode(web.to_webp(sheet)).decode()
     return {"uri": uri, "side": side, "columns": _COLUMNS}
 
 

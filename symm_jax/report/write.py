@@ -1,5 +1,6 @@
 """Writes the report of a run: reads a workdir and the test images, selects what to show, writes figures and page."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ def write(config: ml_collections.ConfigDict, workdir: Path, config_file: str = "
         ],
         "chosen": _explain_choice(choice, source.validation_classes, is_last=choice["step"] == evaluated[-1]["step"]),
         "figures": curves.figures(measured[-1]),
+        "commands": [
+            f"python launch.py --mode=embed --workdir={shlex.quote(_short_path(workdir))} --images=FOLDER --out=INDEX",
+            "python launch.py --mode=serve --index=INDEX",
+        ],
     }
     sheet = page.thumbnails(test.images, shown.rows)
     data = page.describe(charts, choice["step"], shown, test.labels, sheet, map_, points, test.names)

@@ -4,6 +4,7 @@ import errno
 import html
 import json
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -137,10 +138,10 @@ def test_charts_of_metric_lines():
 def test_text_cannot_leave_its_place():
     text = page.to_json({"a": ["</script><!--", np.float32("nan"), np.arange(2)]})
     assert "<" not in text and json.loads(text) == {"a": ["</script><!--", None, [0, 1]]}
-    head = {"name": '<b>&"$name', "facts": ["<i>"], "chosen": "<u>", "figures": [("<s>", 0.5)]}
+    head = {"name": '<b>&"$name', "facts": ["<i>"], "chosen": "<u>", "figures": [("<s>", 0.5)], "commands": ["<p>"]}
     document = page.render(head, {"chosen": 1000})
     assert "&lt;b&gt;&amp;&quot;$name" in document and "50.00 %" in document and "Step 1,000" in document
-    assert not any(tag in document for tag in ("<b>&", "<i>", "<u>", "<s>"))
+    assert not any(tag in document for tag in ("<b>&", "<i>", "<u>", "<s>", "<p></pre>"))
 
 
 # A workdir as evaluation leaves it, of made-up images.
@@ -195,6 +196,8 @@ def test_report_is_one_file_and_its_figures(written):
         and "optimistic. The values of the last checkpoint" in text
         and "npair loss with symmetric" in text
     )
+    quoted = html.escape(shlex.quote(str(workdir)))
+    assert f"--mode=embed --workdir={quoted} --images=FOLDER --out=INDEX\npython launch.py --mode=serve" in text
     assert f"<h1>config.json in {html.escape(str(workdir))}</h1>" in text
     assert "<b>" not in text and "<i>" not in text and text.count("</script>") == 2
 

@@ -94,7 +94,7 @@ def test_lines_of_json_and_the_table(made, capsys):
     assert len(lines[2]["neighbours"]) == 5 and "page" in printed.err
     assert duplicates(Use(index=made.folder)) == []
     out = capsys.readouterr().out
-    assert "2 sets of pictures of the same shot, 5 pictures: 1 sets of identical files, 1 sets in several" in out
+    assert "2 sets of pictures of the same shot, 5 pictures; of identical files: 1, in several classes: 1" in out
     assert "2 probable label errors" in out and "a/<b>&.jpg" in out and "b/0 smaller.jpg" in out
 
 
