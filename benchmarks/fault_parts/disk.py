@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 from fault_parts import tiny
@@ -124,7 +125,9 @@ def _outcome(ended: tiny.Ended) -> tuple[str, str]:
         return "done", ""
     if ended.code not in (1, 2) or not message:
         return f"{FAULT} exit code {ended.code} ({message})", ""
-    return f"message, exit code {ended.code}", f"`{named[0]}`" if named else message[:80]
+    return f"message, exit code {ended.code}", f"`{named[0]}`" if named else textwrap.shorten(
+        message, 80, placeholder=" ..."
+    )
 
 
 def _may_change(key: str, mode: str) -> bool:
