@@ -30,10 +30,11 @@ _ABOUT = ("weights", "network", "preprocessing", "dim", "dtype")
 class Filled(NamedTuple):
     """What `fill` has done.
 
-    new, changed, gone: numbers of rows.
-    hnsw: whether the table has an HNSW index; without one, search is exact.
-    recall: Recall@10 of search in the table against exact search, for a sample of the embeddings, each without itself;
-      None when nothing was written.
+    Attributes:
+      new, changed, gone: numbers of rows.
+      hnsw: whether the table has an HNSW index; without one, search is exact.
+      recall: Recall@10 of search in the table against exact search, for a sample of the embeddings, each without
+        itself. None when nothing was written.
     """
 
     new: int
