@@ -8,10 +8,14 @@ therefore use the fixture `without_shape_checks`.
 
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
 import launcher
+
+# Tests that are started in the background of a script ignore Ctrl-C. The programs that they start must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Most of the time of the tests is compilation. All tests, and the programs that they start, share one cache of compiled
 # programs, and the next run of the tests uses it too. `make clean` deletes it.

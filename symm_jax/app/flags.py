@@ -30,22 +30,19 @@ MODE = flags.DEFINE_string("mode", "train_and_eval", "What to do, see below.")
 WATCH = flags.DEFINE_bool("watch", False, "With --mode=eval: follow training until it ends.")
 WATCH_MINUTES = flags.DEFINE_float("watch_minutes", 0, "With --watch: stop after so many minutes.", lower_bound=0)
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "To train in several processes: HOST:PORT of process 0, or auto in a job of SLURM and the like."
+    "coordinator", "", "To train in several processes: HOST:PORT of process 0, or auto in a job of SLURM or the like."
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=HOST:PORT.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "With --coordinator=HOST:PORT: the number of this process, from 0.", lower_bound=0
 )
-_HELP_FLAGS = (
-    *("config", "workdir", "mode", "watch", "watch_minutes", "coordinator", "num_processes", "process_id"),
-    *use_flags.NAMES,
-)
-_HELP = """Trains and evaluates embedding networks.
+_OWN_FLAGS = ("config", "workdir", "mode", "watch", "watch_minutes", "coordinator", "num_processes", "process_id")
+_HELP = """Trains, evaluates and uses embedding networks.
 
     python launch.py --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIR] [--mode=MODE]
 
 {flags}
-  --config.FIELD=VALUE  Change a field of the config. configs/default.py explains them all.
+  --config.FIELD=VALUE     Change a field of the config. configs/default.py explains them all.
 
 modes:
 {modes}
@@ -53,7 +50,7 @@ modes:
 examples:
   python launch.py --config=configs/glyphs_symm_npair.py
   python launch.py --config=configs/car_symm_npair.py --config.data.dir=/photos/cars --config.batch_size=64
-  python launch.py --mode=eval --workdir=runs/car_symm_npair --watch
+  python launch.py --mode=search --index=/photos-index --query=picture.jpg
 """
 _READ_WORKDIR = ("eval", "report", "embed", "export")  # modes that need no --config when there is a --workdir
 _SAVED_CONFIG = Path(__file__).with_name("saved_config.py")
@@ -140,7 +137,7 @@ def _describe(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _unknown_flag(name: str) -> str:
-    known = {flag: f"--{flag}" for flag in _HELP_FLAGS} | config_check.flags_by_last_name()
+    known = {flag: f"--{flag}" for flag in (*_OWN_FLAGS, *use_flags.NAMES)} | config_check.flags_by_last_name()
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {known[close[0]]}?" if close else "."
     return f"--{name} is not a flag{hint} A field of the config is changed with --config.FIELD=VALUE."
@@ -202,9 +199,10 @@ def _with_saved_config(argv: list[str]) -> list[str]:
 
 
 def _help() -> str:
-    names = {name: f"--{name}{'' if flags.FLAGS[name].boolean else '=...'}" for name in _HELP_FLAGS}
-    lines = [f"  {names[name]:22}{flags.FLAGS[name].help.split(chr(10))[0].rstrip(';')}" for name in _HELP_FLAGS]
-    modes = [f"  {mode:22}{meaning}" for mode, meaning in MODES.items()]
+    names = {name: f"--{name}{'' if flags.FLAGS[name].boolean else '=...'}" for name in _OWN_FLAGS}
+    own = {names[name]: flags.FLAGS[name].help.split("\n")[0].rstrip(";") for name in _OWN_FLAGS}
+    lines = [f"  {name:25}{meaning}" for name, meaning in (own | use_flags.HELP).items()]
+    modes = [f"  {mode:25}{meaning}" for mode, meaning in MODES.items()]
     return _HELP.format(flags="\n".join(lines), modes="\n".join(modes))
 
 

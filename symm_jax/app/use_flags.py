@@ -50,6 +50,16 @@ flags.DEFINE_string("table", "symm_jax", "With --to: the name of the table.")
 flags.DEFINE_string("host", "127.0.0.1", "With --mode=serve: the address to listen on.")
 flags.DEFINE_integer("port", 8000, "With --mode=serve: the port.", lower_bound=0, upper_bound=65535)
 flags.DEFINE_string("token", "", "With --mode=serve: a password that requests must carry.")
+# Lines of --help.
+HELP = {
+    "--images, --out": "With --mode=embed: the folder of pictures, the index folder. With export: --out.",
+    "--step, --float16": "With --mode=embed: the checkpoint, by default the best; half the space. With export: --step.",
+    "--index": "With --mode=search, calibrate, duplicates or serve: the index folder.",
+    "--query, --k": "With --mode=search: a picture or a folder of them, the number of results. With serve: --k.",
+    "--json, --index_kind": "With --mode=search: lines of JSON; usearch for millions. With duplicates: --json.",
+    "--to, --table": "With --mode=search: postgresql://... fills a table with pgvector, and searches there.",
+    "--host, --port, --token": "With --mode=serve: where to listen, and a password that requests must carry.",
+}
 NAMES = (
     *("images", "out", "step", "float16", "index", "query", "k", "json", "index_kind", "to", "table"),
     *("host", "port", "token"),
