@@ -8,6 +8,7 @@ little. The column "spread", the largest range of a number over the pictures, sa
 """
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def main(folder: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch, name)
             start = time.perf_counter()
-            with contextlib.redirect_stdout(None):
+            with contextlib.redirect_stdout(io.StringIO()):
                 write.write(network, out)
             seconds = time.perf_counter() - start
             sizes = [(out / file).stat().st_size / 1e6 for file in (write.STABLEHLO, write.ONNX, write.SAFETENSORS)]

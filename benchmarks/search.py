@@ -9,6 +9,7 @@ and the better of the runs of each counts. Compilation is not included, and star
 
 import argparse
 import contextlib
+import io
 import os
 import tempfile
 import time
@@ -50,7 +51,7 @@ def main() -> None:
         bare, whole = [], []
         for run in range(RUNS):
             bare.append(seconds(lambda: embed_all(embed, variables, squares, BATCH, "bare")))
-            with contextlib.redirect_stdout(None):
+            with contextlib.redirect_stdout(io.StringIO()):
                 whole.append(seconds(lambda run=run: build.build(embedder, folder, Path(scratch, f"index{run}"))))
     device = jax.devices()[0].device_kind
     print(f"{jax.device_count()} x {device}, {os.cpu_count()} cores, jax {jax.__version__}, {n} pictures, {SIDE} px\n")
