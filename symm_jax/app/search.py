@@ -17,6 +17,7 @@ from symm_jax.search.embedder import Embedder
 from symm_jax.search.index import Index
 from symm_jax.search.thresholds import Thresholds
 
+_K = 10  # results, where --k is not given
 _MAX_CLASS = 32  # characters of a class in the table
 
 
@@ -38,8 +39,9 @@ def search(given: Use) -> list[str]:
     """
     assert given.index is not None
     index = Index(given.index)
-    if given.query is not None and given.k > len(index):
-        raise InputError(f"{given.index} has {len(index):,} pictures, got {given.k:,}.", argument="k")
+    k = given.k or min(_K, len(index))
+    if given.query is not None and k > len(index):
+        raise InputError(f"{given.index} has {len(index):,} pictures, got {k:,}.", argument="k")
     nearest = index.search
     if given.index_kind == "usearch":
         graph = approximate.Approximate(index)
@@ -52,7 +54,7 @@ def search(given: Use) -> list[str]:
     if given.query is None:  # only the graph was asked for
         return []
     queries = _embed(embedder.load_for(index, given.workdir), given.query)
-    similarities, rows = nearest(queries.embeddings, given.k)
+    similarities, rows = nearest(queries.embeddings, k)
     limits = thresholds.read(index)
     if not given.json:
         print(f"index     {index.folder}: {len(index):,} pictures of {as_text(str(index.images))}")

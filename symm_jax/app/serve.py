@@ -36,7 +36,7 @@ def serve(given: Use) -> list[str]:
         application = app.create_app(
             index,
             embedder.load_for(index, given.workdir),
-            k=given.k,
+            k=given.k or 10,
             token=given.token,
             hosts=server.names(given.host) if local else None,
         )

@@ -42,7 +42,7 @@ flags.DEFINE_integer("step", None, "With --mode=embed or export: the checkpoint,
 flags.DEFINE_bool("float16", False, "With --mode=embed: store the embeddings in half the space.")
 flags.DEFINE_string("index", "", "With --mode=search, calibrate, duplicates, serve: the index folder.")
 flags.DEFINE_string("query", "", "With --mode=search: a picture, or a folder of pictures.")
-flags.DEFINE_integer("k", 10, "With --mode=search or serve: the number of results.", lower_bound=1)
+flags.DEFINE_integer("k", None, "With --mode=search or serve: the number of results.", lower_bound=1)
 flags.DEFINE_bool("json", False, "With --mode=search or duplicates: one line of JSON each.")
 flags.DEFINE_enum("index_kind", "exact", ["exact", "usearch"], "With --mode=search: usearch for millions of pictures.")
 flags.DEFINE_string("to", "", "With --mode=search: postgresql://... fills a table with pgvector, and searches there.")
@@ -83,7 +83,7 @@ class Use:
     dtype: str = "float32"
     index: Path | None = None
     query: Path | None = None
-    k: int = 10
+    k: int | None = None
     json: bool = False
     index_kind: str = "exact"
     to: str = ""

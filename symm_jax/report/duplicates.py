@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
+from symm_jax import web
 from symm_jax.data.tree import as_text
 
 SIDE = 96  # pixels of a thumbnail
@@ -63,7 +64,7 @@ def render(name: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
     return string.Template((_WEB / "duplicates.html").read_text()).substitute(
         name=_escape(name),
         facts="".join(f"<li>{_escape(fact)}</li>" for fact in facts),
-        style=(_WEB / "page.css").read_text() + (_WEB / "duplicates.css").read_text(),
+        style=web.style() + (_WEB / "page.css").read_text() + (_WEB / "duplicates.css").read_text(),
         sections="".join(map(_section, sections)),
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import cv2
 import numpy as np
@@ -103,6 +104,8 @@ def test_the_page(made, monkeypatch):
     scene(made.images / "a/7.jpg", 99)
     duplicates(Use(index=made.folder))
     page = (made.folder / "duplicates.html").read_text()
+    used, defined = ({*re.findall(pattern, page)} for pattern in (r"var\((--[\w-]+)", r"(--[\w-]+):"))
+    assert used and used <= defined  # the style is whole
     assert "a/&lt;b&gt;&amp;.jpg" in page and "<b>&.jpg" not in page and "%3Cb%3E%26.jpg" in page
     gone = page.count('path">a/7.jpg<') + page.count('path">b/0.jpg<')  # without a link
     assert page.count("gone or changed</div>") == gone >= 1 and page.count("data:image/webp") == 15 - gone

@@ -82,6 +82,8 @@ def test_a_table_with_marks(folder, photos, threshold, capsys):
     mode.search(Use(index=folder, query=photos / "pear/2.jpg", k=3, json=True))
     results = json.loads(capsys.readouterr().out)["results"]
     assert (results[0]["match"], results[2]["match"]) == (True, False)
+    mode.search(Use(index=folder, query=photos / "pear/2.jpg", json=True))
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 3  # all there are, where --k is not given
     threshold(1.5)
     mode.search(Use(index=folder, query=photos / "pear/2.jpg", k=1))
     assert "no match: every similarity is below the threshold 1.5" in capsys.readouterr().out

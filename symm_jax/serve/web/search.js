@@ -129,7 +129,8 @@ function card(result, rank) {
       { class: "caption", "aria-hidden": "true" },
       h("span", { class: "name" }, h("span", { class: "rank" }, `${rank} · `), label || basename(path)),
       h("span", { class: "number" }, similarity.toFixed(3)),
-      match === false ? h("span", { class: "where" }, "no match") : label ? h("span", { class: "where" }, basename(path)) : "",
+      label ? h("span", { class: "where" }, basename(path)) : "",
+      match === false ? h("span", { class: "where" }, "no match") : "",
     ),
   );
   item.tabIndex = rank === 1 ? 0 : -1;
