@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -50,10 +50,10 @@ def create_app(
       limits: what a request may take.
       token: what a request must carry; "" for nothing.
       hosts: the names that requests may give to the server; None for every name.
-      workers: the number of processes that decode; by default one per core.
+      workers: the number of processes that decode; by default one per core that this process may use.
     """
     limits = limits or Limits()
-    service = Service(index, embedder, limits=limits, workers=workers or os.cpu_count() or 1)
+    service = Service(index, embedder, limits=limits, workers=workers or joblib.cpu_count())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
