@@ -1,21 +1,17 @@
 """The page of duplicates and probable label errors: one HTML file without a script."""
 
-import base64
 import html
-import io
 import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image
 
 from symm_jax import web
 from symm_jax.data.tree import as_text
 
 SIDE = 96  # pixels of a thumbnail
-_QUALITY = 75  # of WebP: a photograph takes about 2 kB
 _WEB = Path(__file__).parent / "web"
 
 
@@ -85,19 +81,13 @@ def _card(card: Card) -> str:
     if card.image is None:
         picture = '<div class="thumb absent">gone or changed</div>'
     else:
-        picture = f'<img class="thumb" alt="{name}" width="{SIDE}" height="{SIDE}" src="{_uri(card.image)}">'
+        picture = f'<img class="thumb" alt="{name}" width="{SIDE}" height="{SIDE}" src="{web.to_uri(card.image)}">'
     path = f'<a href="{_escape(card.file.as_uri())}">{name}</a>' if card.file else name
     return (
         f'<figure class="{"odd" if card.odd else "plain"}">{picture}<figcaption>'
         f"<b>{_escape(card.label) or 'no class'}</b><span>{_escape(card.note)}</span>"
         f'<span class="path">{path}</span></figcaption></figure>'
     )
-
-
-def _uri(image: np.ndarray) -> str:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "WEBP", quality=_QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _escape(text: str) -> str:

@@ -1,6 +1,5 @@
 """The page: what it shows as plain data, put into one file with its style and script."""
 
-import base64
 import html
 import json
 import math
@@ -127,7 +126,7 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
     for i, row in enumerate(rows):
         y, x = side * (i // _COLUMNS), side * (i % _COLUMNS)
         sheet[y : y + side, x : x + side] = cv2.resize(images[row], (side, side), interpolation=cv2.INTER_AREA)
-    uri = "data:image/webp;base64," + base64.b64encode(web.to_webp(sheet)).decode()
+    uri = web.to_uri(sheet)
     return {"uri": uri, "side": side, "columns": _COLUMNS}
 
 

@@ -1,5 +1,6 @@
 """What the pages of this project share: style, functions of their scripts, and pictures as WebP."""
 
+import base64
 import io
 from pathlib import Path
 
@@ -30,3 +31,8 @@ def to_webp(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, "WEBP", quality=_QUALITY)
     return file.getvalue()
+
+
+def to_uri(image: np.ndarray) -> str:
+    """`to_webp` as a data URI, for a page that is one file."""
+    return "data:image/webp;base64," + base64.b64encode(to_webp(image)).decode()
