@@ -39,6 +39,15 @@ import photographs
 import pytest
 
 
+@pytest.fixture(scope="module")
+def module_on_one_device():
+    """As `one_device`, also for the fixtures of a module."""
+    devices = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda **_: devices)
+        yield
+
+
 @pytest.fixture
 def cars(tmp_path):
     folder = tmp_path / "cars"

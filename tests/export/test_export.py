@@ -23,6 +23,8 @@ from symm_jax.export import card, forward, onnx_graph, write
 from symm_jax.export.standalone import convnet, efficientnet_lite0, googlenet, resnet50
 from symm_jax.search import embedder
 
+pytestmark = pytest.mark.usefixtures("module_on_one_device")
+
 
 def variables_of(model, side, seed=0):
     """Random variables that keep activations in scale, without compiling an initialiser."""
@@ -46,14 +48,6 @@ def network_of(model, side, name, **about):
         weights={"workdir": "/runs/1", "step": 2},
         network={"name": name, **about},
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    devices = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda **_: devices)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,15 +27,9 @@ from symm_jax.search import Index, build, decoding, embedder, images, index
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state
 
+pytestmark = pytest.mark.usefixtures("module_on_one_device")
+
 CLASSES = ("apple", "lemon", "melon", "pear")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    devices = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda **_: devices)
-        yield
 
 
 @pytest.fixture(scope="module")
