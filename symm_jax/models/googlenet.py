@@ -31,8 +31,6 @@ INCEPTION = {
     "5b": (384, 192, 384, 48, 128, 128),
 }
 _POOL_AFTER = ("3b", "4e")
-# Channels in the window, and the factor of each square: TensorFlow's alpha, and Caffe's alpha / 5.
-_LRN = {"reference": (11, 1e-4), "caffe": (5, 1e-4 / 5)}
 
 
 class ConvReLU(nn.Module):
@@ -52,8 +50,7 @@ class ConvReLU(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
-        y = layers.conv(x, kernel, self.stride)
-        return nn.relu(y + bias.reshape(1, 1, 1, -1))
+        return layers.conv_relu(x, kernel, bias, self.stride)
 
 
 class Inception(nn.Module):
@@ -104,30 +101,15 @@ class GoogLeNet(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = (images.astype(jnp.float32) - jnp.array(MEAN_RGB).reshape(1, 1, 1, 3)).astype(self.dtype)
         x = ConvReLU(64, 7, stride=2, **dtypes, name="conv1_7x7_s2")(x)
-        x = local_response_norm(layers.max_pool(x, stride=2, padding=(0, 1)), self.lrn)
+        x = layers.local_response_norm(layers.max_pool(x, stride=2, padding=(0, 1)), self.lrn)
         x = ConvReLU(64, 1, **dtypes, name="conv2_3x3_reduce")(x)
         x = ConvReLU(192, 3, **dtypes, name="conv2_3x3")(x)
-        x = layers.max_pool(local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
+        x = layers.max_pool(layers.local_response_norm(x, self.lrn), stride=2, padding=(0, 0))
         for name, channels in INCEPTION.items():
             x = Inception(channels, **dtypes, name=f"inception_{name}")(x)
             if name in _POOL_AFTER:
                 x = layers.max_pool(x, stride=2, padding=(0, 1))
         return x
-
-
-def local_response_norm(
-    x: Float[Array, "n height width channels"], kind: str
-) -> Float[Array, "n height width channels"]:
-    """x / (1 + alpha * sum of squares over neighbouring channels)^0.75. `kind` is that of `GoogLeNet.lrn`."""
-    if kind not in _LRN:
-        raise InputError(f"lrn must be one of {', '.join(_LRN)}, got {kind!r}", argument="options")
-    window, alpha = _LRN[kind]
-    squares = jnp.square(x.astype(jnp.float32))
-    sides = [(0, 0)] * 3 + [(window // 2, window // 2)]
-    base = 1 + alpha * jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, window), (1, 1, 1, 1), sides)
-    # base^-0.75 from two square roots, which are several times faster than a power on a CPU.
-    root = jax.lax.rsqrt(base)
-    return x * (root * jnp.sqrt(root)).astype(x.dtype)
 
 
 def load_googlenet_mat(path: str | Path) -> dict:

@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 
 from symm_jax import errors
-from symm_jax.models import googlenet
+from symm_jax.models import googlenet, layers
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_gradients_are_finite_and_reach_every_parameter(monkeypatch):
 
 
 def test_gradients_of_the_normalisation_are_finite_at_zero():
-    gradient = jax.grad(lambda x: googlenet.local_response_norm(x, "reference").sum())(jnp.zeros((1, 1, 1, 20)))
+    gradient = jax.grad(lambda x: layers.local_response_norm(x, "reference").sum())(jnp.zeros((1, 1, 1, 20)))
     np.testing.assert_array_equal(gradient, 1)
 
 
@@ -51,7 +51,7 @@ def test_bfloat16_computes_on_float32_parameters():
 
 def test_the_two_normalisations_differ():
     x = jnp.full((1, 1, 1, 20), 100.0)
-    reference, caffe = (googlenet.local_response_norm(x, kind) for kind in ("reference", "caffe"))
+    reference, caffe = (layers.local_response_norm(x, kind) for kind in ("reference", "caffe"))
     assert float(jnp.abs(reference - caffe).max()) > 10
 
 

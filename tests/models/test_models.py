@@ -9,7 +9,7 @@ import scipy.io
 
 from symm_jax import errors, models
 from symm_jax.app import fields
-from symm_jax.models import googlenet
+from symm_jax.models import googlenet, layers
 
 RECORDED = np.load("tests/data/googlenet.npz")
 
@@ -54,7 +54,7 @@ def test_local_response_norm_against_its_formula(kind, radius, alpha):
     for c in range(20):
         near = x[..., max(0, c - radius) : c + radius + 1]
         expected[..., c] = x[..., c] / (1 + alpha * (near**2).sum(-1)) ** 0.75
-    np.testing.assert_allclose(googlenet.local_response_norm(jnp.float32(x), kind), expected, rtol=1e-5)
+    np.testing.assert_allclose(layers.local_response_norm(jnp.float32(x), kind), expected, rtol=1e-5)
 
 
 def damaged(tmp_path, fault):
