@@ -116,6 +116,8 @@ def lock(path: Path, *, busy: str = "") -> Iterator[None]:
     try:
         held.acquire()
     except filelock.Timeout:
+        if not path.exists():  # so filelock reports a folder that takes no files
+            raise InputError(f"{path.parent} takes no new files") from None
         raise InputError(f"{busy} (held by process {_holder(path)})") from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

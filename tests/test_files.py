@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import resource
+from pathlib import Path
 
 import pytest
 
 from symm_jax import files
+from symm_jax.errors import InputError
 
 
 @pytest.fixture
@@ -53,6 +55,12 @@ def test_the_folder_of_before_survives_a_kill_between_two_renamings(tmp_path):
     with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "folder", replace=True):
         _ = 1 / 0
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/part"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")
+def test_a_folder_that_takes_no_files_is_not_taken_for_a_busy_one():
+    with pytest.raises(InputError, match="/proc takes no new files"), files.lock(Path("/proc/.lock"), busy="busy"):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])  # filelock has a substitute for ENOSYS

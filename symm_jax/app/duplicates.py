@@ -94,13 +94,13 @@ def _facts(found: Found) -> list[str]:
     identical, conflicts = (sum(getattr(each, name) for each in found.sets) for name in ("identical", "conflict"))
     pictures = sum(len(each.rows) for each in found.sets)
     facts = [
-        f"{len(found.sets):,} sets of pictures of the same shot, {pictures:,} pictures; "
+        f"sets of pictures of the same shot: {len(found.sets):,}, with pictures: {pictures:,}; "
         f"of identical files: {identical:,}, in several classes: {conflicts:,}",
-        f"{len(found.suspects):,} probable label errors: the {search.NEIGHBOURS} nearest pictures are all of one other "
-        "class",
+        f"probable label errors: {len(found.suspects):,}, where the {search.NEIGHBOURS} nearest pictures are all of one "
+        "other class",
     ]
     if found.unread:
-        facts.append(f"{found.unread:,} pictures are gone or changed and were not compared by look. Embed them again")
+        facts.append(f"gone or changed, and not compared by look: {found.unread:,}. Embed the pictures again")
     return facts
 
 

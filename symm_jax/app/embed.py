@@ -17,6 +17,8 @@ def embed(config: ml_collections.ConfigDict, given: Use) -> list[str]:
       InputError: a mistake in config, workdir, pictures or index.
     """
     assert given.images is not None and given.out is not None
+    if not given.images.exists():  # before the network is loaded
+        raise InputError(f"{given.images} does not exist.", argument="images")
     return build.build(load_network(config, given), given.images, given.out, dtype=given.dtype)
 
 

@@ -11,6 +11,7 @@ FIELDS = {
     "coordinator": "--coordinator",
     "dataset": "config.data.name",
     "dir": "config.data.dir",
+    "dtype": "--float16",
     "host": "--host",
     "image_size": "config.data.image_size",
     "images": "--images",
@@ -37,6 +38,7 @@ FIELDS = {
 _ADVICE = {
     "accept_duplicates": "To use the pictures as they are: --config.data.accept_duplicates=True.",
     "dir": "Another folder: --config.data.dir=FOLDER.",
+    "dtype": "--float16 stores float16, and without it float32 is stored. Give what the index has, or --out=FOLDER.",
     "cache_dir": "Another folder: --config.data.cache_dir=FOLDER.",
     "losses": "A loss or synthesis of your own needs the config file that registers it: --config=FILE.",
     "mirrors": "Files that you have: --config.data.dir=FOLDER. Other URLs: --config.data.mirrors=\"('URL',)\".",
@@ -45,6 +47,7 @@ _ADVICE = {
     "options": '--config.model.options="{\'NAME\': VALUE}" replaces all options, and "{}" sets the defaults.',
     "images": "Another folder: --images=FOLDER.",
     "out": "Another folder: --out=FOLDER.",
+    "query": "A picture or a folder of pictures: --query=PATH.",
     "pretrained": "To train from scratch: --config.model.pretrained=",
     "validation_classes": "Fewer: --config.data.validation_classes=N.",
 }

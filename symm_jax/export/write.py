@@ -34,7 +34,7 @@ def write(network: Embedder, out: Path, run: card.Run | None = None) -> None:
     Raises:
       InputError: there is something else at `out`, or the network is not finite.
     """
-    _check(out, run)
+    _check(out, network, run)
     description = describe(network)
     lock = out.with_name(f"{out.name}.lock")
     with (
@@ -68,7 +68,7 @@ def describe(network: Embedder) -> dict[str, Any]:
     }
 
 
-def _check(out: Path, run: card.Run | None) -> None:
+def _check(out: Path, network: Embedder, run: card.Run | None) -> None:
     if run and out.is_relative_to(run.workdir):
         raise InputError(f"{out} lies in the workdir, which only holds the run", argument="out")
     if not out.exists():
@@ -79,6 +79,20 @@ def _check(out: Path, run: card.Run | None) -> None:
     if names and (SAFETENSORS not in names or names - {*_FILES, "__pycache__"}):
         other = sorted(names - {*_FILES})[:1] or sorted(names)
         raise InputError(f"{out} is not an export and holds other files, such as {other[0]}", argument="out")
+    if SAFETENSORS in names and (theirs := _weights(out / SAFETENSORS)) != network.weights["sha256"]:
+        raise InputError(
+            f"{out} is the export of other weights: there SHA-256 {theirs}, here {network.weights['sha256']}",
+            argument="out",
+        )
+
+
+def _weights(path: Path) -> str:
+    """The digest of the weights in a file that `_to_safetensors` made; "unknown" for another file."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("sha256", "unknown")
+    except (OSError, safetensors.SafetensorError):
+        return "unknown"
 
 
 def _write_models(network: Embedder, description: dict[str, Any], folder: Path) -> dict[str, str]:

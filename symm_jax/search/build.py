@@ -81,7 +81,7 @@ def build(
 def _update(embedder: Embedder, listing: images.Listing, folder: Path, about: dict[str, Any]) -> list[str]:
     """`build`, in a folder whose lock is held."""
     index.finish(folder)
-    old = Index(folder) if any((folder / name).exists() for name in index.FILES) else None
+    old = _open(folder) if any((folder / name).exists() for name in index.FILES) else None
     known: dict[str, Known] = {}
     if old:
         _require_same(about, old.about, folder)
@@ -202,6 +202,13 @@ def _blocks(ordered: list[Known]) -> Iterator[np.ndarray]:
         yield np.stack([opened(each.file)[each.position] for each in ordered[start : start + _BLOCK]])
 
 
+def _open(folder: Path) -> Index:
+    try:
+        return Index(folder)
+    except InputError as error:
+        raise InputError(error.fact, argument="out") from error
+
+
 def _relabelled(known: Known, picture: images.Picture, sha256: str) -> Known:
     """The same embedding with what is listed of the picture now."""
     return known._replace(row=Row(picture.path, picture.size, picture.modified, sha256, picture.label))
@@ -230,6 +237,11 @@ def _require_same(ours: Mapping[str, Any], theirs: Mapping[str, Any], folder: Pa
         )
     for key in ("dim", "dtype", "network", "preprocessing"):
         if ours[key] != theirs.get(key):
+            if key == "dtype":
+                raise InputError(
+                    f"{folder} stores embeddings as {theirs.get(key)}, and this command as {ours[key]}.",
+                    argument="dtype",
+                )
             raise InputError(
                 f"{folder} has embeddings with another {key}: there {theirs.get(key)}, here {ours[key]}.",
                 argument="out",

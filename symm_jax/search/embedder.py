@@ -222,7 +222,12 @@ def load_for(index: Index, workdir: str | os.PathLike | None = None) -> Embedder
       InputError: the weights are not there, or are not those of the index.
     """
     weights, network = index.about["weights"], index.about["network"]
-    if "pretrained" in weights and workdir is None:
+    if "pretrained" in weights and workdir is not None:
+        raise InputError(
+            f"{index.folder} has embeddings of the pretrained {weights['pretrained']} alone. Leave --workdir out.",
+            argument="workdir",
+        )
+    if "pretrained" in weights:
         preprocessing = index.about["preprocessing"]
         found = load_backbone(
             weights["pretrained"],
@@ -232,7 +237,13 @@ def load_for(index: Index, workdir: str | os.PathLike | None = None) -> Embedder
             **{key: x for key, x in network.items() if key not in ("name", "backbone_alone")},
         )
     else:
-        found = load(from_text(weights.get("workdir", "")) if workdir is None else workdir, weights.get("step"))
+        named = to_path(from_text(weights.get("workdir", "")))
+        if workdir is None and not named.is_dir():
+            raise InputError(
+                f"{index.folder} names the run {named}, which is not there. If it has moved: --workdir=FOLDER.",
+                argument="index",
+            )
+        found = load(named if workdir is None else workdir, weights.get("step"))
     if found.weights["sha256"] != weights["sha256"]:
         raise InputError(
             f"{index.folder} has embeddings of other weights:\n  index  {describe_weights(weights)}\n"

@@ -64,12 +64,15 @@ def list_pictures(root: Path, *, skip: Path | None = None) -> Listing:
         else:
             raise InputError(f"{fault.fact} Or move it out of the folder of pictures.", argument="images")
     if not names:
-        state = "holds no pictures" if root.exists() else "does not exist"
-        raise InputError(
-            f"{root} {state}. Pass a folder with pictures, whose names end in {', '.join(SUFFIXES)}.", argument="images"
-        )
+        if not root.exists():
+            raise InputError(f"{root} does not exist.", argument="images")
+        state = "holds no pictures" if root.is_dir() else "is not a picture"
+        raise InputError(f"{root} {state}. The names of pictures end in {', '.join(SUFFIXES)}.", argument="images")
     if others := sorted(tree.entries.keys() - set(names)):
-        errors.warn(f"{root}: {len(others):,} files are not pictures, such as {as_text(others[0])}. They are ignored")
+        errors.warn(
+            f"{root}: files of other kinds are ignored, {len(others):,} in all, such as {as_text(others[0])}. The "
+            f"names of pictures end in {', '.join(SUFFIXES)}"
+        )
     status = functools.cache(os.stat)  # an archive has many pictures
     labels, pictures = class_folders(names), []
     for name in names:

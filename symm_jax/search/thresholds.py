@@ -216,6 +216,7 @@ def _require_pairs(index: Index, pictures: int, sizes: np.ndarray) -> None:
         if different >= LEVELS[MATCH]:
             return
         fact = f"it has {different:,} pairs of different classes, and a false match rate of 1 % needs {LEVELS[MATCH]:,}"
+        needed = "Add pictures or classes, and run --mode=embed again."
     raise InputError(f"{index.folder} cannot be calibrated: {fact}. {needed}", argument="index")
 
 

@@ -199,6 +199,9 @@ def test_folders_that_are_no_export_are_refused_and_an_export_is_replaced_whole(
             write.write(network, out, run)
         assert fields.describe(error.value).endswith("Another folder: --out=FOLDER.")
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="is the export of other weights"):
+        patch.setitem(network.weights, "sha256", "of others")
+        write.write(network, exported)
 
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))

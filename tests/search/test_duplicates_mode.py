@@ -95,8 +95,8 @@ def test_lines_of_json_and_the_table(made, capsys):
     assert len(lines[2]["neighbours"]) == 5 and "page" in printed.err
     assert duplicates(Use(index=made.folder)) == []
     out = capsys.readouterr().out
-    assert "2 sets of pictures of the same shot, 5 pictures; of identical files: 1, in several classes: 1" in out
-    assert "2 probable label errors" in out and "a/<b>&.jpg" in out and "b/0 smaller.jpg" in out
+    assert "sets of pictures of the same shot: 2, with pictures: 5; of identical files: 1, in several classes: 1" in out
+    assert "probable label errors: 2," in out and "a/<b>&.jpg" in out and "b/0 smaller.jpg" in out
 
 
 def test_the_page(made, monkeypatch):
@@ -109,7 +109,9 @@ def test_the_page(made, monkeypatch):
     assert "a/&lt;b&gt;&amp;.jpg" in page and "<b>&.jpg" not in page and "%3Cb%3E%26.jpg" in page
     gone = page.count('path">a/7.jpg<') + page.count('path">b/0.jpg<')  # without a link
     assert page.count("gone or changed</div>") == gone >= 1 and page.count("data:image/webp") == 15 - gone
-    assert "1 pictures are gone or changed" in page and "b/0 smaller.jpg" in page and "<script" not in page
+    assert (
+        "gone or changed, and not compared by look: 1." in page and "b/0 smaller.jpg" in page and "<script" not in page
+    )
     assert "http://" not in page and "https://" not in page and 'href="file:///' in page
     monkeypatch.setattr("symm_jax.app.duplicates._MAX_GROUPS", 0)
     duplicates(Use(index=made.folder))

@@ -244,7 +244,7 @@ def test_archives_leftovers_and_odd_names(network, tmp_path, capsys):
     assert [row.path for row in found.rows] == ["a/1.jpg", "b/2.jpeg", odd, "more/c/4.jpg", "more/c/5.jpg"]
     assert found.labels == ["a", "b", "b", "more", "more"]
     assert Path(found.paths[2]).exists()
-    assert "1 files are not pictures, such as b/notes.txt" in capsys.readouterr().err
+    assert "files of other kinds are ignored, 1 in all, such as b/notes.txt" in capsys.readouterr().err
 
 
 def swap_embeddings(folder):
@@ -282,8 +282,9 @@ def test_wrong_folders_are_refused(network, workdir, photos, tmp_path):
     text = fields.describe(error.value)
     assert network.weights["sha256"] in text and other.weights["sha256"] in text and "step 2" in text
     assert text.startswith("--out: ") and text.endswith("Another folder: --out=FOLDER.")
-    with pytest.raises(InputError, match="another dtype: there float32, here float16"):
+    with pytest.raises(InputError, match="as float32, and this command as float16") as error:
         build.build(network, photos, out, dtype="float16")
+    assert fields.describe(error.value).startswith("--float16: ")
     photographs.photograph(tmp_path / "others/1.jpg", 9)
     for pictures, folder, message in [
         (tmp_path / "others", out, "none of them is in"),
@@ -301,6 +302,10 @@ def test_wrong_folders_are_refused(network, workdir, photos, tmp_path):
             symm_jax.load(folder, step)
     with pytest.raises(InputError, match="is not an index"):
         Index(photos)
+    (out / "images.csv").write_text("")
+    with pytest.raises(InputError, match="is damaged") as error:
+        build.build(network, photos, out)
+    assert error.value.argument == "out"
 
 
 def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(photos, monkeypatch):

@@ -11,7 +11,7 @@ from symm_jax.app import search as mode
 from symm_jax.app.use_flags import Use
 from symm_jax.data import arrays
 from symm_jax.errors import InputError
-from symm_jax.search import build, decoding, index, thresholds
+from symm_jax.search import build, decoding, embedder, index, thresholds
 
 
 class Network:
@@ -114,6 +114,20 @@ def test_mistakes(folder, photos, tmp_path, change, message):
     given |= {key: tmp_path / x if isinstance(x, str) else x for key, x in change.items()}
     with pytest.raises(InputError, match=message):
         mode.search(Use(**given))
+
+
+@pytest.mark.parametrize(
+    ("weights", "workdir", "argument", "message"),
+    [
+        ({"pretrained": "convnet"}, "run", "workdir", "Leave --workdir out"),
+        ({"workdir": "/gone", "step": 1}, None, "index", "names the run /gone, which is not there"),
+    ],
+)
+def test_a_network_that_is_not_where_the_index_says(tmp_path, weights, workdir, argument, message):
+    index.write(tmp_path, {"dim": 2, "dtype": "float32", "images": "/x", "weights": weights, "network": {}}, [], [])
+    with pytest.raises(InputError, match=message) as error:
+        embedder.load_for(index.Index(tmp_path), workdir)
+    assert error.value.argument == argument
 
 
 def test_a_folder_without_rights_is_a_mistake_in_the_index(folder, monkeypatch):
