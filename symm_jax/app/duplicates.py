@@ -96,8 +96,8 @@ def _facts(found: Found) -> list[str]:
     facts = [
         f"sets of pictures of the same shot: {len(found.sets):,}, with pictures: {pictures:,}; "
         f"of identical files: {identical:,}, in several classes: {conflicts:,}",
-        f"probable label errors: {len(found.suspects):,}, where the {search.NEIGHBOURS} nearest pictures are all of one "
-        "other class",
+        f"probable label errors: {len(found.suspects):,}, where the {search.NEIGHBOURS} nearest pictures are all of "
+        "one other class",
     ]
     if found.unread:
         facts.append(f"gone or changed, and not compared by look: {found.unread:,}. Embed the pictures again")
