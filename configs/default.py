@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.seed = 0  # seed of initial weights, batches and augmentation
-    config.batch_size = 128  # images, two per pair; each pair is of another class
+    config.batch_size = 128  # images, two per pair
     config.num_steps = 10_000  # updates; the original's README stops here, before its schedule ends
     config.checkpoint_every = 100  # updates; the last update is always saved
     config.keep_checkpoints = 0  # newest checkpoints to keep, with the best that is known; 0 keeps all
@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.accept_duplicates = False
     config.data.validation_classes = 0  # number of classes held out of training; 0 is the paper's protocol
     config.data.validation_seed = -1  # which ones: -1 for the last ones, else drawn with this seed
+    # Images of each class in a batch, even. 2: each pair is of another class. Classes with fewer images are left out.
+    config.data.images_per_class = 2
     config.data.image_size = 227  # side in pixels of what the network sees
 
     config.augment = ml_collections.ConfigDict()

@@ -60,6 +60,14 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _require(config, "recall_ks", lambda x: x and all(isinstance(k, int) and k > 0 for k in x), "integers above 0")
     _require(config, "batch_size", lambda x: x % 2 == 0, "even: a batch is made of pairs")
     _require(config, "batch_size", lambda x: x >= 4, "at least 4: a pair needs another to differ from")
+    per_class = config.data.images_per_class
+    _require(config, "data.images_per_class", lambda x: x >= 2 and x % 2 == 0, "even, 2 or more: images come in pairs")
+    _require(
+        config,
+        "batch_size",
+        lambda x: x % per_class == 0 and x > per_class,
+        f"a multiple of config.data.images_per_class = {per_class}, and of two classes or more",
+    )
     _require(config, "data.validation_classes", lambda x: isinstance(x, int) and x != 1, "0, or 2 and more classes")
     _require(config, "data.validation_seed", lambda x: isinstance(x, int) and x >= -1, "an integer, -1 or more")
     _require(config, "keep_checkpoints", lambda x: isinstance(x, int), "an integer, 0 or more")

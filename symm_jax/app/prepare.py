@@ -40,19 +40,22 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
             print(f"{name:9} {splits.describe(split)}")
     path = paths.pairs_figure(workdir)
     path.parent.mkdir(exist_ok=True)
-    _, table = training_rows(plan, arrays)
-    drawn = first_pairs(plan.recipe, arrays, table, min(plan.num_pairs, len(table.count)))
+    per_class = plan.images_per_class
+    rows, table = training_rows(plan, arrays)
+    if per_class > 2 and (left_out := len(np.unique(arrays.labels[rows])) - len(table.count)):
+        print(f"left out  {left_out:,} classes with fewer than {per_class} images")
+    drawn = first_pairs(plan.recipe, arrays, table, min(plan.num_pairs, per_class * len(table.count) // 2), per_class)
     report.draw_pairs(path, *drawn, arrays.names)
     print(f"pairs     {path}")
     splits.require_evaluable(test, validation, plan.recall_ks)
-    pairs.require_classes(table, plan.num_pairs)
+    pairs.require_classes(table, plan.num_pairs, per_class)
 
 
 def first_pairs(
-    recipe: Recipe, arrays: Arrays, table: pairs.ClassTable, num_pairs: int
+    recipe: Recipe, arrays: Arrays, table: pairs.ClassTable, num_pairs: int, images_per_class: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     """Augmented pairs (n, 2, side, side, 3) uint8 and labels (n,) of the first step of training."""
-    (batch,) = batches.generate(arrays, table, recipe.key, 0, 1, num_pairs, 1)
+    (batch,) = batches.generate(arrays, table, recipe.key, 0, 1, num_pairs, 1, images_per_class=images_per_class)
     batch = jax.tree.map(lambda x: x[0, :_PAIRS_DRAWN], batch)
     augmented = step.augment_batch(recipe, batch, step=0, first=0)
     return np.rint(np.clip(augmented, 0, 255)).astype(np.uint8), batch.labels

@@ -14,7 +14,7 @@ _STEPS = 128  # `sample_steps` computes multiples of this number of steps
 
 
 class ClassTable(NamedTuple):
-    """The images of each class with at least two: order[start[c] : start[c] + count[c]]."""
+    """The images of each class that has enough of them: order[start[c] : start[c] + count[c]]."""
 
     order: np.ndarray
     start: np.ndarray
@@ -47,58 +47,79 @@ def hold_out(labels: np.ndarray, num_classes: int, seed: int = -1) -> tuple[np.n
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def class_table(labels: np.ndarray, rows: np.ndarray) -> ClassTable:
-    """Groups the images `rows` of (n,) labels by class. Classes with one image are left out, as in the original."""
+def class_table(labels: np.ndarray, rows: np.ndarray, images_per_class: int = 2) -> ClassTable:
+    """Groups the images `rows` of (n,) labels by class. Classes with fewer images than `images_per_class` are left out.
+
+    The original leaves out those with one image.
+    """
     order = rows[np.argsort(labels[rows], kind="stable")].astype(np.int32)
     _, start, count = np.unique(labels[order], return_index=True, return_counts=True)
-    keep = count >= 2
+    keep = count >= images_per_class
     return ClassTable(order, start[keep].astype(np.int32), count[keep].astype(np.int32))
 
 
-def require_classes(table: ClassTable, num_pairs: int) -> None:
-    """Raises InputError when there are fewer classes with two images than pairs in a batch."""
-    if num_pairs > len(table.count):
+def require_classes(table: ClassTable, num_pairs: int, images_per_class: int = 2) -> None:
+    """Raises InputError when there are fewer classes with `images_per_class` images than a batch has."""
+    needed, known = 2 * num_pairs // images_per_class, len(table.count)
+    if needed > known:
         raise InputError(
-            f"{num_pairs} pairs need {num_pairs} classes with two images, and the training set has "
-            f"{len(table.count)}. Lower it to at most {2 * len(table.count)}.",
+            f"{2 * num_pairs} images need {needed} classes with {images_per_class} images, and the training set has "
+            f"{known}. Lower it to at most {images_per_class * known}.",
             argument="batch_size",
         )
 
 
 def sample(
-    key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int
+    key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int, images_per_class: int = 2
 ) -> Int32[Array, "{num_pairs} 2"]:
-    """Draws `num_pairs` classes without replacement, and two different images of each.
+    """Draws classes without replacement, and different images of each.
 
     Args:
       key: typed PRNG key of the run.
       step: the step, folded into the key.
-      table: from `class_table`.
-      num_pairs: number of classes in a batch.
+      table: from `class_table`, with the same `images_per_class`.
+      num_pairs: half the number of images in a batch.
+      images_per_class: images of each class, even. 2 * num_pairs is a multiple of it.
 
     Returns:
-      Indices of images: anchor, positive.
+      Indices of images: anchor, positive. The images of a class are in images_per_class / 2 rows one after the other.
     """
     order, start, count = (jnp.asarray(x) for x in table)
     class_key, first_key, other_key = jax.random.split(jax.random.fold_in(key, step), 3)
-    classes = jax.random.permutation(class_key, len(start))[:num_pairs]
+    num_classes = 2 * num_pairs // images_per_class
+    classes = jax.random.permutation(class_key, len(start))[:num_classes]
     start, count = start[classes], count[classes]
     # int32 in every mode of JAX, so that the batches are the same with 64 bits enabled.
-    first = jax.random.randint(first_key, (num_pairs,), 0, count, jnp.int32)
+    first = jax.random.randint(first_key, (num_classes,), 0, count, jnp.int32)
     # A random distance from the first, below `count`, gives each of the count - 1 other images the same probability.
-    second = (first + jax.random.randint(other_key, (num_pairs,), 1, count, jnp.int32)) % count
-    return order[start[:, None] + jnp.stack([first, second], axis=1)]
+    distances = [jnp.zeros_like(first), *_distinct_distances(other_key, count, images_per_class - 1)]
+    images = (first[:, None] + jnp.stack(distances, axis=1)) % count[:, None]
+    return order[start[:, None] + images].reshape(num_pairs, 2)
+
+
+def _distinct_distances(key: jax.Array, count: jax.Array, number: int) -> list[jax.Array]:
+    """Draws `number` different integers from 1 to count - 1 for each class, in random order: (num_classes,) each."""
+    drawn: list[jax.Array] = []
+    for k in range(number):
+        # One of the count - 1 - k integers that are left, by its position among them.
+        one = jax.random.randint(jax.random.fold_in(key, k) if k else key, count.shape, 1, count - k, jnp.int32)
+        for other in jnp.sort(jnp.stack(drawn), axis=0) if drawn else ():
+            one += one >= other
+        drawn.append(one)
+    return drawn
 
 
 def sample_steps(
-    key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int
+    key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int, images_per_class: int = 2
 ) -> Int32[np.ndarray, "{num_steps} {num_pairs} 2"]:
     """`sample` for steps first_step .. first_step + num_steps - 1."""
     # Whole multiples of _STEPS, because each number of steps would be compiled again, which takes seconds.
     steps = first_step + np.arange(-(-num_steps // _STEPS) * _STEPS, dtype=np.int32)
-    return np.asarray(_sample_each(key, steps, table, num_pairs))[:num_steps]
+    return np.asarray(_sample_each(key, steps, table, num_pairs, images_per_class))[:num_steps]
 
 
-@functools.partial(jax.jit, static_argnames="num_pairs")
-def _sample_each(key: jax.Array, steps: jax.typing.ArrayLike, table: ClassTable, num_pairs: int) -> jax.Array:
-    return jax.vmap(lambda step: sample(key, step, table, num_pairs))(steps)
+@functools.partial(jax.jit, static_argnames=("num_pairs", "images_per_class"))
+def _sample_each(
+    key: jax.Array, steps: jax.typing.ArrayLike, table: ClassTable, num_pairs: int, images_per_class: int
+) -> jax.Array:
+    return jax.vmap(lambda step: sample(key, step, table, num_pairs, images_per_class))(steps)

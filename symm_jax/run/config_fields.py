@@ -27,6 +27,7 @@ FIELDS: dict[str, Any] = {
     "data.accept_duplicates": bool,
     "data.validation_classes": int,
     "data.validation_seed": int,
+    "data.images_per_class": int,
     "data.image_size": int,
     "augment.enlarge": float,
     "augment.min_margin": float,

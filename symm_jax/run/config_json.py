@@ -18,6 +18,7 @@ LEGACY_DEFAULTS = {
     "keep_checkpoints": 0,
     "data.validation_classes": 0,
     "data.validation_seed": -1,
+    "data.images_per_class": 2,
     "data.crop": True,
     "data.split_seed": 0,
     "data.on_device": "auto",

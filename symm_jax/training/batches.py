@@ -50,6 +50,7 @@ def generate(
     num_pairs: int,
     num_devices: int,
     *,
+    images_per_class: int = 2,
     local: slice = slice(None),
 ) -> Iterator[Batch]:
     """The batches of steps first_step .. num_steps - 1, split over devices: numpy arrays (devices, n, ...).
@@ -62,12 +63,14 @@ def generate(
       num_steps: the step at which training ends.
       num_pairs: pairs in a batch of all devices.
       num_devices: devices of all processes.
+      images_per_class: images of each class in a batch.
       local: the devices of this process. Nothing is read for the others.
     """
     for start in range(first_step, num_steps, _CHUNK):
         # On the CPU: an accelerator would first finish the steps that it has been given.
         with jax.default_device(_cpu()):
-            sampled = pairs.sample_steps(pair_key(key), start, min(_CHUNK, num_steps - start), table, num_pairs)
+            count = min(_CHUNK, num_steps - start)
+            sampled = pairs.sample_steps(pair_key(key), start, count, table, num_pairs, images_per_class)
         for index in sampled:
             index = index.reshape(num_devices, -1, 2)[local]
             yield Batch(arrays.images[index], arrays.short_side_ratio[index], arrays.labels[index[..., 0]])

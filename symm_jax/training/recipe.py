@@ -56,6 +56,7 @@ class Plan(NamedTuple):
     stored_side: side in pixels at which training images are stored.
     on_device: where the training images are, one of `batches.ON_DEVICE`.
     batch_size: images in a batch, two per pair.
+    images_per_class: images of each class in a batch.
     num_steps: updates in all.
     checkpoint_every: updates between checkpoints.
     log_every: updates between lines of metrics.
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
     stored_side: int
     on_device: str
     batch_size: int
+    images_per_class: int
     num_steps: int
     checkpoint_every: int
     log_every: int
@@ -122,6 +124,7 @@ def create_plan(config: ml_collections.ConfigDict) -> Plan:
         stored_side=augment.stored_side(config.data.image_size, enlarge=a.enlarge, max_margin=a.max_margin),
         on_device=config.data.on_device,
         batch_size=config.batch_size,
+        images_per_class=config.data.images_per_class,
         num_steps=config.num_steps,
         checkpoint_every=config.checkpoint_every,
         log_every=config.log_every,

@@ -110,13 +110,18 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
 
 
 def train_steps(
-    state: State, resident: batches.Resident, count: jax.Array, recipe: Recipe, num_pairs: int
+    state: State,
+    resident: batches.Resident,
+    count: jax.Array,
+    recipe: Recipe,
+    num_pairs: int,
+    images_per_class: int = 2,
 ) -> tuple[State, dict[str, jax.Array]]:
     """`count` updates with the batches that `batches.generate` makes of the same images; metrics of the last one."""
     share = num_pairs // jax.lax.axis_size(AXIS)
 
     def step(state):
-        index = pairs.sample(batches.pair_key(recipe.key), state.step, resident.table, num_pairs)
+        index = pairs.sample(batches.pair_key(recipe.key), state.step, resident.table, num_pairs, images_per_class)
         index = jax.lax.dynamic_slice_in_dim(index, share * jax.lax.axis_index(AXIS), share)
         batch = Batch(resident.images[index], resident.short_side_ratio[index], resident.labels[index[:, 0]])
         return train_step(state, batch, recipe)
@@ -130,7 +135,9 @@ def pmap_train_step(recipe: Recipe) -> Callable[[State, Batch], tuple[State, dic
     return jax.pmap(lambda state, batch: train_step(state, batch, recipe), axis_name=AXIS, donate_argnums=0)
 
 
-def pmap_train_steps(recipe: Recipe, num_pairs: int) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+def pmap_train_steps(
+    recipe: Recipe, num_pairs: int, images_per_class: int = 2
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """`train_steps` over the devices: (replicated state, resident images a device, count)."""
-    steps = functools.partial(train_steps, recipe=recipe, num_pairs=num_pairs)
+    steps = functools.partial(train_steps, recipe=recipe, num_pairs=num_pairs, images_per_class=images_per_class)
     return jax.pmap(steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)

@@ -42,7 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     # Loaded before training: a corrupt test image is found now and not at the end.
     test, _ = splits.load_evaluation(plan.source, plan.recipe.image_size, plan.recall_ks)
     rows, table = training_rows(plan, arrays)
-    pairs.require_classes(table, plan.num_pairs)
+    pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
     with workdirs.claim(workdir, plan.config), contextlib.ExitStack() as stack:
@@ -105,7 +105,7 @@ def load_backbone(pretrained: Pretrained) -> dict[str, Any] | None:
 def training_rows(plan: Plan, arrays: Arrays) -> tuple[np.ndarray, pairs.ClassTable]:
     """The rows of the images to train on, without the held-out classes, and the table to sample pairs from."""
     rows, _ = pairs.hold_out(arrays.labels, plan.source.validation_classes, plan.source.validation_seed)
-    return rows, pairs.class_table(arrays.labels, rows)
+    return rows, pairs.class_table(arrays.labels, rows, plan.images_per_class)
 
 
 def _first_state(plan: Plan, backbone: dict[str, Any] | None, workdir: Path, *, resumes: bool) -> State:
@@ -133,6 +133,7 @@ def _dispatch_from_host(
         plan.num_steps,
         plan.num_pairs,
         jax.device_count(),
+        images_per_class=plan.images_per_class,
         local=batches.local_devices(),
     )
     for end, batch in enumerate(batches.prefetch(stream), first_step + 1):
@@ -143,7 +144,7 @@ def _dispatch_from_device(
     plan: Plan, arrays: Arrays, table: pairs.ClassTable, first_step: int
 ) -> Iterator[loop.Dispatch]:
     """All steps up to the next one that is logged or saved, on images in device memory."""
-    run = pmap_train_steps(plan.recipe, plan.num_pairs)
+    run = pmap_train_steps(plan.recipe, plan.num_pairs, plan.images_per_class)
     resident = batches.replicate(batches.Resident(arrays.images, arrays.short_side_ratio, arrays.labels, table))
     for start, end in batches.step_chunks(first_step, plan.num_steps, plan.log_every, plan.checkpoint_every):
         yield loop.Dispatch(end, lambda state, count=end - start: run(state, resident, count))

@@ -65,7 +65,7 @@ def test_an_empty_folder_is_filled_from_the_mirrors(file_server, tiny, tmp_path,
 
 def test_mistakes_that_training_would_find_are_named_by_prepare(tiny, tmp_path, capsys):
     tiny.batch_size = 12
-    with pytest.raises(errors.InputError, match="6 pairs need 6 classes"):
+    with pytest.raises(errors.InputError, match="12 images need 6 classes"):
         prepare.prepare(tiny, tmp_path / "run")
     assert "train     15 images" in capsys.readouterr().out and (tmp_path / "run/figures/pairs.png").exists()
     tiny.batch_size, tiny.losses = 8, ({"name": "n_pair"},)

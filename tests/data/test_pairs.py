@@ -21,6 +21,18 @@ def test_pairs_are_of_distinct_classes_and_different_images():
     assert set(drawn.ravel()) == set(np.flatnonzero((LABELS != 0) & (LABELS != 7)))  # every image with a partner
 
 
+def test_several_images_of_a_class_are_different_and_equally_likely():
+    table = pairs.class_table(LABELS, ALL, 4)
+    drawn = pairs.sample_steps(jax.random.key(3), 0, 1024, table, 8, 4).reshape(-1, 4, 4)  # step, class, image
+    labels = LABELS[drawn]
+    assert (labels == labels[..., :1]).all() and all(len(set(row)) == 4 for row in labels[..., 0])
+    assert all(len(set(row)) == 4 for row in drawn.reshape(-1, 4))
+    counts = np.bincount(drawn.ravel(), minlength=len(LABELS))
+    assert not counts[np.isin(LABELS, [0, 1, 2, 7])].any()  # classes of 1, 2, 3 and 1 images
+    of_nine = counts[LABELS == 8]
+    np.testing.assert_allclose(of_nine, of_nine.mean(), rtol=0.2)  # 4 standard deviations
+
+
 def test_pairs_are_a_function_of_key_and_step():
     table, key = pairs.class_table(LABELS, ALL), jax.random.key(3)
     steps = pairs.sample_steps(key, 0, 6, table, 5)
@@ -39,7 +51,9 @@ def test_pairs_are_the_same_with_64_bits_enabled():
 
 
 def test_too_few_classes_are_named():
-    with pytest.raises(errors.InputError, match=r"batch_size: 8 pairs need 8 classes .* has 7. Lower it to at most 14"):
+    with pytest.raises(
+        errors.InputError, match=r"batch_size: 16 images need 8 classes with 2 .* has 7. Lower it to at most 14"
+    ):
         pairs.require_classes(pairs.class_table(LABELS, ALL), 8)
 
 

@@ -134,7 +134,7 @@ def test_what_evaluation_would_refuse_is_refused_before_training(tiny, tmp_path)
 
 def test_more_pairs_than_classes_are_refused(tiny, tmp_path):
     tiny.batch_size = 16
-    with pytest.raises(errors.InputError, match="8 pairs need 8 classes .* has 5"):
+    with pytest.raises(errors.InputError, match="16 images need 8 classes .* has 5"):
         train(tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
