@@ -19,7 +19,7 @@ from symm_jax import web
 from symm_jax.data.tree import as_text
 from symm_jax.search import Index
 from symm_jax.search.embedder import describe_weights
-from symm_jax.serve import guard, upload
+from symm_jax.serve import guard, parameters, upload
 from symm_jax.serve.engine import Answer, Query
 from symm_jax.serve.guard import Guard
 from symm_jax.serve.limits import Limits, Refused
@@ -27,7 +27,6 @@ from symm_jax.serve.metrics import CONTENT_TYPE
 from symm_jax.serve.service import PICTURE, THUMBNAIL, Service, Shown
 
 _WEB = Path(__file__).parent / "web"
-_BOX_END = 10**6  # pixels
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -128,13 +127,15 @@ def _routes(service: Service, default_k: int, token: str) -> list[Route]:
         )
 
     async def search(request: Request) -> Response:
-        k, box, label = _parse_k(request, default_k, limits.k), _parse_box(request), _parse_class(request, service)
+        parameters.require_known(request, parameters.SEARCH)
+        k, box = parameters.parse_k(request, default_k, limits.k), parameters.parse_box(request)
+        label = parameters.parse_class(request, service)
         row, kept = None, None
         size: dict[str, Any] = {}
         if request.method == "POST":
             content = await upload.read_picture(request, limits)
         else:
-            row, kept = _parse_query(request, service)
+            row, kept = parameters.parse_query(request, service)
             content = service.upload(kept) if kept else None
         async with _answering(limits):
             if content is not None:
@@ -154,7 +155,8 @@ def _routes(service: Service, default_k: int, token: str) -> list[Route]:
         return JSONResponse({"query": {**described, **size, "box": box}, "results": _results(service, answer)})
 
     async def embed(request: Request) -> Response:
-        box, content = _parse_box(request), await upload.read_picture(request, limits)
+        parameters.require_known(request, parameters.EMBED)
+        box, content = parameters.parse_box(request), await upload.read_picture(request, limits)
         async with _answering(limits):
             square, _, _ = await service.decode_upload(content, box)
             answer = await service.batcher.ask(Query(square))
@@ -231,52 +233,6 @@ async def _picture(request: Request, service: Service, row: int, fit: int) -> Re
 def _webp(shown: Shown, headers: dict[str, str] | None = None) -> Response:
     size = {"Picture-Width": str(shown.width), "Picture-Height": str(shown.height)}
     return Response(shown.webp, media_type="image/webp", headers={**(headers or {}), **size})
-
-
-def _parse_k(request: Request, default: int, most: int) -> int:
-    text = request.query_params.get("k", str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
-        raise Refused(400, f"k must be from 1 to {most:,}.")
-    return int(text)
-
-
-def _parse_box(request: Request) -> list[int] | None:
-    text = request.query_params.get("box", "")
-    if not text:
-        return None
-    numbers = text.split(",")
-    if len(numbers) == 4 and all(n.isascii() and n.isdecimal() and len(n) < 8 for n in numbers):
-        x1, y1, x2, y2 = map(int, numbers)
-        if x1 < x2 <= _BOX_END and y1 < y2 <= _BOX_END:
-            return [x1, y1, x2, y2]
-    raise Refused(400, "box must be x1,y1,x2,y2 in pixels, with x1 < x2 and y1 < y2.")
-
-
-def _parse_class(request: Request, service: Service) -> str | None:
-    given = request.query_params.get("class", "")
-    if not given:
-        return None
-    for label in service.engine.rows_of:
-        if as_text(label) == given:
-            return label
-    raise Refused(400, "No picture of the index has this class.")
-
-
-def _parse_query(request: Request, service: Service) -> tuple[int | None, str | None]:
-    """The row, or the SHA-256 of an upload that was kept."""
-    parameters = request.query_params
-    given = [name for name in ("row", "path", "upload") if name in parameters]
-    if len(given) != 1:
-        raise Refused(400, "Name the picture by one of row, path and upload, or send it by POST.")
-    value = parameters[given[0]]
-    if given[0] == "upload":
-        return None, value
-    row = service.row_of.get(value) if given[0] == "path" else None
-    if given[0] == "row" and value.isascii() and value.isdecimal() and len(value) < 16:
-        row = int(value)
-    if row is None or row >= len(service.index):
-        raise Refused(404, "The index has no such picture.")
-    return row, None
 
 
 def _results(service: Service, answer: Answer) -> list[dict[str, Any]]:

@@ -127,6 +127,12 @@ def test_drop_click_box_filter_and_share(browse, page_server):
     expect(tab.locator("#neighbours button")).to_have_count(4)
 
 
+def test_an_address_with_an_unknown_class_shows_a_message_and_no_empty_answer(browse):
+    tab = browse("/?path=green%2F1.png&class=purple")
+    expect(tab.locator("#problem")).to_contain_text("No picture of the index has this class")
+    expect(tab.locator("#answer")).to_be_hidden()
+
+
 def test_by_keyboard(browse):
     tab = browse("/?path=green%2F1.png&k=5")
     expect(tab.locator("#neighbours button")).to_have_count(5)

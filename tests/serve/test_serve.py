@@ -217,6 +217,7 @@ def test_cmyk_is_taken(client):
         ("GET", "/api/search?row=1&k=١", {}, 400),
         ("GET", "/api/search?row=1&class=yellow", {}, 400),
         ("GET", "/api/search?row=1&box=1,2,3", {}, 400),
+        ("GET", "/api/search?row=1&klass=red", {}, 400),
         ("GET", "/api/search?row=1&box=5,5,5,9", {}, 400),
         ("GET", "/api/search?row=1&box=-1,0,5,9", {}, 400),
         ("GET", "/api/search?row=1&box=60,40,70,50", {}, 422),

@@ -51,9 +51,9 @@ const load = () =>
   run(async (signal) => {
     const fields = asked();
     const named = fields.path || fields.row || fields.upload;
-    $("answer").hidden = !named;
-    $("starts-section").hidden = Boolean(named);
     if (!named) {
+      $("answer").hidden = true;
+      $("starts-section").hidden = false;
       $("announcement").textContent = "";
       return;
     }
