@@ -59,7 +59,8 @@ def browse(page_server, chromium):
     yield open_page
     for tab in tabs:
         tab.close()
-    assert not complaints
+    # The browser itself notes an answer of 400, which the page shows to the user.
+    assert not [text for text in complaints if "status of 400" not in text]
     assert [url for url in fetched if not url.startswith((page_server.url, "blob:", "data:"))] == []
 
 
