@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from symm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # as flock fails on some file systems
 _BEFORE = "-before"
+_FLUSH_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -69,6 +71,28 @@ def new_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def flushing(path: Path) -> Iterator[None]:
+    """Sends a file to the disk again and again while the block writes it, so that the last flush has little to do.
+
+    It does not replace the last flush, which `new_directory` and `new_file` do and whose errors count.
+    """
+    ended = threading.Event()
+
+    def flush() -> None:
+        with contextlib.suppress(OSError):
+            while not ended.wait(_FLUSH_SECONDS):
+                _flush(path)
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -96,7 +96,12 @@ class Launcher:
 
 
 def _serve():
-    import symm_jax.app.modes  # noqa: F401
+    # What programs import later is imported once for all of them.
+    import sklearn.cluster  # noqa: F401
+
+    import symm_jax.app.compare
+    import symm_jax.app.modes
+    import symm_jax.app.prepare  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,18 @@ def test_a_lock_on_a_full_disk_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "write_text", refuse)
     with files.lock(tmp_path / ".lock"), pytest.raises(files.InputError, match="busy"):
         files.lock(tmp_path / ".lock", busy="busy").__enter__()
+
+
+def test_a_file_is_flushed_while_it_is_written_and_errors_wait_for_the_last_flush(tmp_path, monkeypatch):
+    flushed, failed = threading.Event(), threading.Event()
+
+    def flush(path):
+        (failed if flushed.is_set() else flushed).set()
+        if failed.is_set():
+            raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(files, "_flush", flush)
+    monkeypatch.setattr(files, "_FLUSH_SECONDS", 0.01)
+    with files.flushing(tmp_path / "file"):
+        assert failed.wait(10)
+    assert flushed.is_set()

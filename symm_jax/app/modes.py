@@ -10,10 +10,8 @@ import ml_collections
 import tensorflow_datasets as tfds
 from absl import logging
 
-from symm_jax import distributed, report
+from symm_jax import distributed
 from symm_jax.app import checks, fetch, system, use, use_flags
-from symm_jax.app.compare import compare
-from symm_jax.app.prepare import prepare
 from symm_jax.errors import InputError
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.run import best
@@ -43,7 +41,11 @@ def run(
         # Without a home directory every run compiles again.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/symm_jax/compiled").expanduser()))
+    # compare, prepare and report are imported where they run: SciPy and matplotlib take a second, and training needs
+    # neither.
     if mode == "compare":
+        from symm_jax.app.compare import compare
+
         return compare(config, folders[0])
     if given is not None and mode in use_flags.MODES:
         return use.run(mode, config, given)
@@ -56,6 +58,8 @@ def run(
             )
     faults = []
     if mode == "prepare":
+        from symm_jax.app.prepare import prepare
+
         prepare(config, folders[0])
     if mode in ("train", "train_and_eval"):
         create_recipe(config)  # mistakes in the config are found before anything is downloaded
@@ -69,5 +73,7 @@ def run(
         faults = evaluate(config, folders, watch=watch, watch_minutes=watch_minutes)
     # Without a best checkpoint the message is what could not be measured, and there is nothing to report.
     if mode == "report" or (mode == "train_and_eval" and best.read(folders[0])):
+        from symm_jax import report
+
         report.write(config, folders[0], config_file)
     return faults

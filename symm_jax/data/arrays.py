@@ -171,10 +171,11 @@ def _decode_all(source: Examples, folder: Path, split: str, options: Options) ->
     offset = _reserve(path, (n, side, side, 3))
     labels, short_side_ratio, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
     digests, checksums, faults = np.empty(n, np.uint64), np.empty(n, np.uint32), []
-    for done, found, *columns in _decoded(source, path, offset, options, f"decode {split}"):
-        faults += found
-        if not faults:
-            labels[done], short_side_ratio[done], query[done], digests[done], checksums[done] = columns
+    with files.flushing(path):  # the disk works while the processes decode
+        for done, found, *columns in _decoded(source, path, offset, options, f"decode {split}"):
+            faults += found
+            if not faults:
+                labels[done], short_side_ratio[done], query[done], digests[done], checksums[done] = columns
     if faults:
         raise DamagedImages(sorted(faults))
     np.save(folder / "labels.npy", labels)

@@ -4,9 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import sklearn.cluster
-import sklearn.metrics
-import sklearn.metrics.cluster
 
 from symm_jax import dtypes
 from symm_jax.metrics.checks import Embeddings, Labels, require_labelled
@@ -30,6 +27,8 @@ def clustering(embeddings: Embeddings, labels: Labels, *, seed: int = 0) -> dict
     Raises:
       ValueError: as `recall_at_k`.
     """
+    import sklearn.cluster  # imported here: it takes a second, and training does not need it
+
     require_labelled(embeddings, labels)
     points = np.asarray(normalize(jnp.asarray(embeddings, jnp.float32)))
     # scikit-learn warns of fewer distinct points than clusters. The metrics show that.
@@ -62,6 +61,8 @@ def normalized_mutual_information(labels: Labels, assignments: Labels) -> float:
       >>> round(normalized_mutual_information([0, 0, 1, 1], [5, 5, 7, 6]), 4)
       0.8
     """
+    import sklearn.metrics
+
     return float(sklearn.metrics.normalized_mutual_info_score(*_check_partitions(labels, assignments)))
 
 
@@ -82,6 +83,8 @@ def pairwise_f1(labels: Labels, assignments: Labels) -> float:
       >>> round(pairwise_f1([0, 0, 1, 1], [5, 5, 7, 6]), 4)
       0.6667
     """
+    import sklearn.metrics.cluster
+
     counts = sklearn.metrics.cluster.pair_confusion_matrix(*_check_partitions(labels, assignments))
     both, either = counts[1, 1], 2 * counts[1, 1] + counts[0, 1] + counts[1, 0]
     return float(2 * both / either) if either else 1.0
