@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symm_jax import similarity
+from symm_jax import devices, similarity
 from symm_jax.losses import candidates
 from symm_jax.losses.candidates import Gram, Rule, Side
 from symm_jax.synthesis import MAX_POINTS, Synthesis, with_originals
-
-_ENTRIES = 2**17  # entries in a block. A step needs a dozen arrays of this size, and they stay in the caches.
 
 
 class PairPoints(NamedTuple):
@@ -148,7 +146,7 @@ def _scan_row_blocks(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
     """
     gram, *_ = rows
     n, columns = jax.tree.leaves(gram)[0].shape
-    blocks = max(2, -(-n * columns // _ENTRIES))  # XLA removes a loop of one iteration
+    blocks = max(2, -(-n * columns // devices.block_sizes().loss_entries))  # XLA removes a loop of one iteration
     size = -(-n // blocks)
     blocks = max(2, -(-n // size))
 
@@ -162,7 +160,7 @@ def _scan_row_blocks(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
 
 def square_block_size(n: int) -> int:
     """The number of rows in a block of `sum_over_square`. It divides n. 0: n has no suitable divisor."""
-    most = min(n // 2, _ENTRIES // n)
+    most = min(n // 2, devices.block_sizes().loss_entries // n)
     rows = max((r for r in range(1, most + 1) if n % r == 0), default=0)
     return rows if rows >= min(8, most) else 0
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from symm_jax import dtypes, similarity
+from symm_jax import devices, dtypes, similarity
 from symm_jax.losses import candidates, mining
 from symm_jax.losses.candidates import Pairs, Rule, lookup_pairs
 from symm_jax.losses.mining import PairPoints
@@ -20,7 +20,6 @@ Loss = Float[Array, ""]
 Winners = Float[Array, "points points"]
 
 _MAX_STORED_PAIRS = 4096  # up to so many pairs, all similarities are stored: about 0.7 GB
-_BLOCK_SIZE = 256  # rows in a block, for more pairs. Larger blocks are not faster.
 
 
 class RowIds(NamedTuple):
@@ -130,7 +129,7 @@ def reduce_rows(
     else:
         columns, column_ids = similarity.gather((batch.points, batch.row_ids), batch.axis_name)
         rows = batch.points, extra
-        size = batch.block_size or _BLOCK_SIZE
+        size = batch.block_size or devices.block_sizes().loss_rows
         total, (other, counts) = similarity.sum_over_row_blocks(block, rows, columns, batch.row_ids, column_ids, size)
     return total, other, None if counts is None else counts / jnp.maximum(jnp.sum(counts), 1)
 
