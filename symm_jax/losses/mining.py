@@ -51,6 +51,8 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
     synthetic = coefficients[:, 2:].astype(anchor.dtype)
     c = with_originals(synthetic)
     aa, ap, pp = (jnp.sum(x * y, axis=1) for x, y in ((anchor, anchor), (anchor, positive), (positive, positive)))
+    if not synthetic.shape[1]:  # XLA drops the products that a loss does not use
+        return PairPoints(anchor, positive, synthetic, jnp.stack([aa, ap, ap, pp], axis=1).reshape(-1, 2, 2))
     x, y = c[..., 0], c[..., 1]
     on_anchor, on_positive = (x * u[:, None] + y * v[:, None] for u, v in ((aa, ap), (ap, pp)))
     products = x[:, :, None] * on_anchor[:, None, :] + y[:, :, None] * on_positive[:, None, :]
@@ -59,6 +61,8 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
 
 def find_hardest_within(points: PairPoints, pairs: Sequence[tuple[int, int]]) -> jax.Array:
     """Finds the largest similarity over the candidate pairs of points of each class: (n,)."""
+    if len(pairs) == 1:
+        return points.products[:, pairs[0][0], pairs[0][1]]
     values = jnp.stack([points.products[:, k, l] for k, l in pairs], axis=1)
     # The winner is taken by its number. Here mirror images tie with the originals up to rounding, and XLA may round
     # differently each time it recomputes a comparison.
