@@ -1,6 +1,7 @@
 """Time and memory of value and gradient of the losses, compared with their formulas and pytorch-metric-learning.
 
     python benchmarks/losses.py              # the table, about five minutes on two cores
+    python benchmarks/losses.py --pairs 64 1024
     python benchmarks/losses.py --large      # 65,536 pairs, with the peak memory of the process
 
 "formula" builds the points, multiplies every candidate pair (6 products for Symm + N-pair, 24 for Symm + Angular), and
@@ -94,9 +95,13 @@ def random_batch(n):
 
 
 def compiled(loss: Callable, batch: tuple) -> tuple[Callable, float, tuple]:
-    """Returns a function without arguments to time, its intermediate memory in MB, and its result."""
+    """Returns a function without arguments to time, its intermediate memory in MB, and its result.
+
+    The products of the formulas are in full float32, as ours are.
+    """
     batch = [jax.device_put(x) for x in batch]
-    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*batch).compile()
+    with jax.default_matmul_precision("highest"):
+        program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*batch).compile()
 
     def run():
         return jax.block_until_ready(program(*batch))
@@ -135,14 +140,14 @@ def median_seconds(programs: dict[str, Callable], rounds: int) -> dict[str, floa
     return {name: statistics.median(t[1:]) for name, t in times.items()}  # the first round warms up
 
 
-def compare() -> None:
+def compare(sizes: list[int]) -> None:
     others = ("in blocks", "formula", "running maximum", PEER)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, value and gradient; ratios to ours\n")
     print_row("pairs", "loss", "ours, ms", *(f"{other}, ms" for other in others))
     print_row(*["---"] * (3 + len(others)))
     memories = []
-    for n, rounds in ROUNDS.items():
-        batch = random_batch(n)
+    for n in sizes:
+        batch, rounds = random_batch(n), ROUNDS.get(n, 5)
         for name, variants in LOSSES.items():
             programs, memory, values = {}, {}, {}
             for variant, loss in variants.items():
@@ -187,10 +192,11 @@ def large(n: int, block_size: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true")
-    parser.add_argument("--pairs", type=int, default=65_536, help="of --large")
+    parser.add_argument("--pairs", type=int, nargs="+", help="default: the table's; 65536 with --large")
     parser.add_argument("--block_size", type=int, default=256, help="of --large")
     arguments = parser.parse_args()
     if arguments.large:
-        large(arguments.pairs, arguments.block_size)
+        for n in arguments.pairs or [65_536]:
+            large(n, arguments.block_size)
     else:
-        compare()
+        compare(arguments.pairs or list(ROUNDS))

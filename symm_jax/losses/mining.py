@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symm_jax import similarity
+from symm_jax import devices, similarity
 from symm_jax.losses import candidates
 from symm_jax.losses.candidates import Gram, Rule, Side
 from symm_jax.synthesis import MAX_POINTS, Synthesis, with_originals
-
-_ENTRIES = 2**17  # entries in a block. A step needs a dozen arrays of this size, and they stay in the caches.
 
 
 class PairPoints(NamedTuple):
@@ -53,6 +51,8 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
     synthetic = coefficients[:, 2:].astype(anchor.dtype)
     c = with_originals(synthetic)
     aa, ap, pp = (jnp.sum(x * y, axis=1) for x, y in ((anchor, anchor), (anchor, positive), (positive, positive)))
+    if not synthetic.shape[1]:  # XLA drops the products that a loss does not use
+        return PairPoints(anchor, positive, synthetic, jnp.stack([aa, ap, ap, pp], axis=1).reshape(-1, 2, 2))
     x, y = c[..., 0], c[..., 1]
     on_anchor, on_positive = (x * u[:, None] + y * v[:, None] for u, v in ((aa, ap), (ap, pp)))
     products = x[:, :, None] * on_anchor[:, None, :] + y[:, :, None] * on_positive[:, None, :]
@@ -61,6 +61,8 @@ def create_points(anchor: jax.Array, positive: jax.Array, synthesis: Synthesis |
 
 def find_hardest_within(points: PairPoints, pairs: Sequence[tuple[int, int]]) -> jax.Array:
     """Finds the largest similarity over the candidate pairs of points of each class: (n,)."""
+    if len(pairs) == 1:
+        return points.products[:, pairs[0][0], pairs[0][1]]
     values = jnp.stack([points.products[:, k, l] for k, l in pairs], axis=1)
     # The winner is taken by its number. Here mirror images tie with the originals up to rounding, and XLA may round
     # differently each time it recomputes a comparison.
@@ -148,7 +150,7 @@ def _scan_row_blocks(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
     """
     gram, *_ = rows
     n, columns = jax.tree.leaves(gram)[0].shape
-    blocks = max(2, -(-n * columns // _ENTRIES))  # XLA removes a loop of one iteration
+    blocks = max(2, -(-n * columns // devices.block_sizes().loss_entries))  # XLA removes a loop of one iteration
     size = -(-n // blocks)
     blocks = max(2, -(-n // size))
 
@@ -162,7 +164,7 @@ def _scan_row_blocks(step: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
 
 def square_block_size(n: int) -> int:
     """The number of rows in a block of `sum_over_square`. It divides n. 0: n has no suitable divisor."""
-    most = min(n // 2, _ENTRIES // n)
+    most = min(n // 2, devices.block_sizes().loss_entries // n)
     rows = max((r for r in range(1, most + 1) if n % r == 0), default=0)
     return rows if rows >= min(8, most) else 0
 

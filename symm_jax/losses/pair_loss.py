@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from symm_jax import dtypes, similarity
+from symm_jax import devices, dtypes, similarity
 from symm_jax.losses import candidates, mining
 from symm_jax.losses.candidates import Pairs, Rule, lookup_pairs
 from symm_jax.losses.mining import PairPoints
@@ -19,8 +19,8 @@ from symm_jax.synthesis import Synthesis
 Loss = Float[Array, ""]
 Winners = Float[Array, "points points"]
 
+_MAX_PLAIN_ENTRIES = 2**20  # up to so many rows x columns, a loss without mining is computed in one block
 _MAX_STORED_PAIRS = 4096  # up to so many pairs, all similarities are stored: about 0.7 GB
-_BLOCK_SIZE = 256  # rows in a block, for more pairs. Larger blocks are not faster.
 
 
 class RowIds(NamedTuple):
@@ -130,7 +130,7 @@ def reduce_rows(
     else:
         columns, column_ids = similarity.gather((batch.points, batch.row_ids), batch.axis_name)
         rows = batch.points, extra
-        size = batch.block_size or _BLOCK_SIZE
+        size = batch.block_size or _choose_block_size(batch)
         total, (other, counts) = similarity.sum_over_row_blocks(block, rows, columns, batch.row_ids, column_ids, size)
     return total, other, None if counts is None else counts / jnp.maximum(jnp.sum(counts), 1)
 
@@ -144,6 +144,13 @@ def _stores_all_entries(batch: PairBatch) -> bool:
     whole = batch.axis_name is None or jax.lax.axis_size(batch.axis_name) == 1
     automatic = batch.pairs and batch.block_size is None
     return bool(whole and automatic and n <= _MAX_STORED_PAIRS and mining.square_block_size(n))
+
+
+def _choose_block_size(batch: PairBatch) -> int:
+    """The number of rows in a block. Without mining a block has few arrays, so a small batch is one block."""
+    n = len(batch.points.anchor)
+    columns = n if batch.axis_name is None else n * jax.lax.axis_size(batch.axis_name)
+    return n if not batch.pairs and n * columns <= _MAX_PLAIN_ENTRIES else devices.block_sizes().loss_rows
 
 
 def cross_entropy(
@@ -163,10 +170,15 @@ def cross_entropy(
     diagonal = own * mining.find_hardest_within(batch.points, mined or [(0, 1)])
 
     def plain(points, columns):
-        return similarity.product(mix[0] * points.anchor + mix[1] * points.positive, columns.positive)
+        row = points.anchor if mix == (1.0, 0.0) else mix[0] * points.anchor + mix[1] * points.positive
+        return similarity.product(row, columns.positive)
+
+    on_diagonal = not batch.pairs and mix == (own, 0.0)  # the similarities hold the diagonal already
 
     def row_loss(logits, diagonal, row_ids, column_ids):
-        logits = scale * jnp.where(row_ids.row[:, None] == column_ids.row[None, :], diagonal[:, None], logits)
+        if not on_diagonal:
+            logits = jnp.where(row_ids.row[:, None] == column_ids.row[None, :], diagonal[:, None], logits)
+        logits = logits if scale == 1 else scale * logits
         same = row_ids.label[:, None] == column_ids.label[None, :]
         positive = jnp.sum(jnp.where(same, logits, 0), axis=1) / jnp.sum(same, axis=1)
         return jnp.sum(jax.nn.logsumexp(logits, axis=1) - positive), None
