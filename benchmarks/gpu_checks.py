@@ -28,7 +28,7 @@ from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state, pmap_train_step, train_step
 
 sys.path.append(str(checkout.ROOT / "tests"))
-import googlenet_weights  # noqa: E402
+import googlenet_weights
 
 RECORDS = checkout.ROOT / "tests" / "data"
 STEPS = 20
