@@ -7,13 +7,14 @@ Times are from JAX's profiler: of all kernels and copies in a GPU's streams, or 
 several run at once. The reading of a GPU's profile follows the names of its planes and lines and has never met a real
 one.
 
-Operations are those that XLA counts before it compiles; bytes those of the compiled step, before anything is kept in
-caches. On a GPU the bytes leave out what cuDNN and cuBLAS read and write, which XLA does not know: they are a lower
-bound, and so is the time that they imply.
+Operations are those of the network, counted from its layers; bytes those that XLA counts in the compiled step, where it
+does, before anything is kept in caches. On a GPU the bytes leave out what cuDNN and cuBLAS read and write, which XLA
+does not know: they are a lower bound, and so is the time that they imply.
 """
 
 import argparse
 import collections
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ import checkout  # noqa: F401
 import jax
 from jax.profiler import ProfileData
 from losses import print_row
-from training import PEAK, random_batch
+from training import OPERATIONS, PEAK, random_batch
 
 from configs import car_symm_npair
 from symm_jax.training import batches
@@ -48,9 +49,9 @@ def operations(profile: ProfileData) -> dict[str, float]:
 
 
 def bound(work: float, moved: float, dtype: str) -> str:
-    """What a card's figures imply for so many operations and bytes; empty for a card that is not known."""
+    """What a card's figures imply for so many operations and bytes; empty where the card or the bytes are unknown."""
     bandwidth = next((value for name, value in BANDWIDTH.items() if name in jax.devices()[0].device_kind), None)
-    if bandwidth is None:
+    if bandwidth is None or math.isnan(moved):
         return ""
     arithmetic, memory = 1e3 * work / PEAK[dtype], 1e3 * moved / bandwidth
     return (
@@ -71,9 +72,9 @@ def main() -> None:
     recipe = create_recipe(config)
     state = batches.replicate(create_state(recipe))
     batch = jax.device_put(jax.tree.map(lambda x: x[None], random_batch(arguments.pairs)))
-    step = pmap_train_step(recipe)
-    lowered = step.lower(state, batch)
-    work, moved = lowered.cost_analysis()["flops"], lowered.compile().cost_analysis()["bytes accessed"]
+    step = pmap_train_step(recipe).lower(state, batch).compile()
+    work = 2 * arguments.pairs * OPERATIONS
+    moved = (step.cost_analysis() or {}).get("bytes accessed", float("nan"))
     state, _ = jax.block_until_ready(step(state, batch))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

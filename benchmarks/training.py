@@ -2,32 +2,39 @@
 
     python benchmarks/training.py                # 16 pairs of 227 px, about two minutes on two cores
     python benchmarks/training.py --pairs=64 --dtype=bfloat16
-    python benchmarks/training.py --layers       # value and gradients of single layers, beside XLA's own
+    python benchmarks/training.py --only=ours --out=ours.jsonl     # on a GPU each program has a process of its own
+    python benchmarks/training.py --only=torch --out=torch.jsonl
+    python benchmarks/training.py --combine ours.jsonl torch.jsonl
 
 "ours" is the step that training runs: augmentation of a batch that lies ready, GoogLeNet, the loss, its gradients, the
 weight penalty and Adam. PyTorch, an optional requirement (pip install torch), gets images without augmentation and
 makes the same network, N-pair loss, penalty (as Adam's weight_decay) and Adam, from the same weights; the losses of the
-first batch must agree. On a GPU it runs with torch.compile, and float32 means TF32 in
-both. Rounds alternate; a rate is the median of its rounds.
-Operations a second are three times those of the forward pass, as XLA counts them.
+first batch must agree. On a GPU PyTorch has torch.compile, channels_last, autocast for bfloat16, fused Adam and
+cudnn.benchmark. float32 means TF32 in both, and both make 20 steps before they wait for the GPU. Rounds alternate
+between the programs of a process; a rate is the median of its rounds. --wait=FILE compiles, waits until FILE exists,
+and measures when no other process that waits for it does. Operations are 3 x 2 x 1.599 G an image: the multiply-adds of
+the forward pass, counted from its layers, and twice as many for the gradients.
 """
 
 import argparse
+import concurrent.futures
+import fcntl
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import checkout  # noqa: F401
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from losses import print_row
 
 from configs import car_npair, car_symm_npair
 from symm_jax.data import augment
-from symm_jax.models import googlenet, layers
+from symm_jax.models import googlenet
 from symm_jax.training import batches
 from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import create_recipe
@@ -35,8 +42,11 @@ from symm_jax.training.step import augment_batch, create_state, pmap_train_step
 
 CONFIGS = {"N-pair": car_npair, "Symm + N-pair": car_symm_npair}
 SIZE = 227
-PEER = "PyTorch"
+OURS, PEER = "ours", "PyTorch"
+STEP, FORWARD, FIRST_LOSS = "training step, N-pair", "forward pass", "loss of the first batch"
+OPERATIONS = 3 * 2 * 1.599e9  # of a training step, per image
 PEAK = {"float32": 495e12, "bfloat16": 989e12}  # operations a second of an H100 or H200, dense, TF32 for float32
+TOLERANCE = {"float32": {"cpu": 1e-3, "gpu": 0.05}, "bfloat16": {"cpu": 0.1, "gpu": 0.1}}  # of the first loss
 
 
 def random_batch(n: int, size: int = SIZE) -> Batch:
@@ -46,33 +56,51 @@ def random_batch(n: int, size: int = SIZE) -> Batch:
     return Batch(images, np.ones((n, 2, 2), np.float32), np.arange(n, dtype=np.int32))
 
 
-def ours(module, batch: Batch, dtype: str) -> tuple[Callable, Callable, tuple]:
-    """The step and the forward pass, without arguments; and images, weights, their loss, operations an image."""
+def recipe_of(module, dtype: str):
     config = module.get_config()
     config.model.dtype = dtype
-    recipe = create_recipe(config)
-    state = create_state(recipe)
-    params = jax.device_get(state.params)
+    return create_recipe(config)
+
+
+def starting_point(batch: Batch, dtype: str) -> tuple[jax.Array, dict]:
+    """Augmented images (anchor and positive by turns), and the first weights."""
+    recipe = recipe_of(car_npair, dtype)
     images = jax.jit(lambda b: augment_batch(recipe, b, 0, 0))(batch)
-    images = images.reshape(-1, SIZE, SIZE, 3)
-    step, batch = pmap_train_step(recipe), jax.device_put(jax.tree.map(lambda x: x[None], batch))
-    forward = jax.jit(lambda params, images: recipe.model.apply({"params": params}, images))
-    state, metrics = step(batches.replicate(state), batch)
-    on_device = jax.device_put(params)
-
-    def run():
-        nonlocal state
-        state, metrics = step(state, batch)
-        jax.block_until_ready((state, metrics))
-
-    # Before compiling: of a compiled program XLA cannot tell what cuDNN and cuBLAS do in it.
-    work = forward.lower(on_device, images).cost_analysis()["flops"]
-    first = images, params, metrics["loss"].item(), 3 * work / len(images)
-    return run, lambda: forward(on_device, images).block_until_ready(), first
+    return images.reshape(-1, SIZE, SIZE, 3), jax.device_get(create_state(recipe).params)
 
 
-def torch_peer(images: jax.Array, params: dict, dtype: str) -> tuple[Callable, Callable, float] | None:
-    """PyTorch's step and forward pass with these images (anchor and positive by turns), and the first loss."""
+def ours(batch: Batch, dtype: str, images: jax.Array, params: dict, repeats: int) -> tuple[dict[str, Callable], float]:
+    """Programs without arguments, which make `repeats` steps or passes, and N-pair's first loss. All are compiled."""
+    ready = jax.device_put(jax.tree.map(lambda x: x[None], batch))
+    model, on_device = recipe_of(car_npair, dtype).model, jax.device_put(params)
+    forward = jax.jit(lambda params, images: model.apply({"params": params}, images))
+
+    def training(module):
+        recipe = recipe_of(module, dtype)
+        step = pmap_train_step(recipe)
+        state, metrics = step(batches.replicate(create_state(recipe)), ready)
+
+        def run():
+            nonlocal state
+            for _ in range(repeats):
+                state, _ = step(state, ready)
+            jax.block_until_ready(state)
+
+        return run, metrics["loss"].item()
+
+    def embed():
+        jax.block_until_ready([forward(on_device, images) for _ in range(repeats)])
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # each program compiles for up to a minute
+        passes, steps = pool.submit(embed), pool.map(training, CONFIGS.values())
+        found = dict(zip(CONFIGS, steps, strict=True))
+        passes.result()
+    runs = {f"training step, {name}": run for name, (run, _) in found.items()}
+    return runs | {FORWARD: embed}, found["N-pair"][1]
+
+
+def torch_peer(images: jax.Array, params: dict, dtype: str, repeats: int) -> tuple[dict[str, Callable], float] | None:
+    """The same in PyTorch; None where it is not installed."""
     try:
         import torch
         import torch.nn.functional as F
@@ -130,13 +158,16 @@ def torch_peer(images: jax.Array, params: dict, dtype: str) -> tuple[Callable, C
             return self.embedding(x.mean((2, 3)))
 
     network = Network().to(device, memory_format=torch.channels_last)
-    adam = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=5e-3)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=5e-3, fused=device == "cuda")
     x = torch.tensor(np.asarray(images) - np.float32(googlenet.MEAN_RGB), device=device).permute(0, 3, 1, 2)
     if device == "cuda":
         network = torch.compile(network)
 
+    def autocast():
+        return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
     def loss():
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with autocast():
             embeddings = network(x).float()
         anchor, positive = embeddings[0::2], embeddings[1::2]
         penalty = 0.25 * 0.002 * (anchor.square().sum(1).mean() + positive.square().sum(1).mean())
@@ -146,22 +177,29 @@ def torch_peer(images: jax.Array, params: dict, dtype: str) -> tuple[Callable, C
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def step():
-        adam.zero_grad()
-        loss().backward()
-        adam.step()
+    def train():
+        for _ in range(repeats):
+            adam.zero_grad()
+            loss().backward()
+            adam.step()
         finish()
 
     @torch.no_grad()
-    def forward():
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            network(x)
+    def embed():
+        with autocast():
+            for _ in range(repeats):
+                network(x)
         finish()
 
-    return step, forward, loss().item()
+    first = loss().item()
+    if device == "cuda":  # compile now
+        train()
+        embed()
+        torch.backends.cudnn.benchmark = True  # cuDNN chooses at the next call, when nothing else uses the GPU
+    return {STEP: train, FORWARD: embed}, first
 
 
-def rates(programs: dict[str, Callable], images: int, rounds: int) -> dict[str, float]:
+def rates(programs: dict[Any, Callable], images: int, rounds: int) -> dict[Any, float]:
     """Images per second of each program, the median over rounds by turns."""
     seconds = {name: [] for name in programs}
     for name, run in itertools.chain(*[programs.items()] * (rounds + 1)):
@@ -171,77 +209,94 @@ def rates(programs: dict[str, Callable], images: int, rounds: int) -> dict[str, 
     return {name: images / statistics.median(s[1:]) for name, s in seconds.items()}  # the first round warms up
 
 
-def layer_table(images: int) -> None:
-    """Layers of a batch, value and all gradients, beside what XLA makes of the plain formulation."""
+def wait_for_turn(path: Path):
+    """Waits until `path` exists, and then for a lock, which the file that is returned holds while it is open."""
+    while not path.exists():
+        time.sleep(0.2)
+    lock = path.with_name(f"{path.name}.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
-    def conv(x, kernel, stride):
-        pad = [(kernel.shape[0] // 2,) * 2] * 2
-        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    def max_pool(x, stride, padding):
-        return nn.max_pool(jnp.pad(x, ((0, 0), padding, padding, (0, 0))), (3, 3), (stride, stride))
+def print_table(records: list[dict]) -> None:
+    """The table of all records of one dtype, and what follows from them."""
+    one = records[0]
+    values = {(r["program"], r["row"]): r["value"] for r in records}
+    losses = {name: values[name, FIRST_LOSS] for name in (OURS, PEER) if (name, FIRST_LOSS) in values}
+    apart = abs(losses[PEER] / losses[OURS] - 1) if len(losses) == 2 else 0.0
+    print(f"\n{one['device']}, jax {one['jax']}, {one['images']} images of {SIZE} px, {one['dtype']}", flush=True)
+    print("loss of the first batch:", ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items()), end="")
+    print(f", {100 * apart:.3f} % apart\n" if len(losses) == 2 else "\n")
+    print_row("images/s", OURS, PEER, f"{OURS} / {PEER}")
+    print_row(*["---"] * 4)
+    for row in [*(f"training step, {name}" for name in CONFIGS), FORWARD]:
+        mine, peer = values.get((OURS, row)), values.get((PEER, FORWARD if row == FORWARD else STEP))
+        cells = [f"{rate:,.1f}" if rate else "not measured" for rate in (mine, peer)]
+        print_row(row, *cells, f"{mine / peer:.2f}" if mine and peer else "")
+    if rate := values.get((OURS, STEP)):
+        work = rate * OPERATIONS
+        share = f", {100 * work / PEAK[one['dtype']]:.1f} % of an H100's or H200's peak" if one["gpu"] else ""
+        minutes = 20_000 * one["images"] / rate / 60
+        print(f"\nN-pair: {work / 1e12:.3f} TFLOP/s in the network{share}; 20,000 steps take {minutes:,.1f} minutes")
+    if apart > TOLERANCE[one["dtype"]]["gpu" if one["gpu"] else "cpu"]:
+        raise SystemExit(f"the losses of the first batch are {100 * apart:.2f} % apart")
 
-    def program(function, inputs, *options):
-        def run(cotangent, *inputs):
-            y, vjp = jax.vjp(lambda *inputs: function(*inputs, *options), *inputs)
-            return y, vjp(cotangent)
 
-        cotangent, run = function(*inputs, *options), jax.jit(run)
-        return lambda: jax.block_until_ready(run(cotangent, *inputs))
+def measure(arguments: argparse.Namespace, on_gpu: bool) -> list[dict]:
+    """Compiles, waits, measures; prints and writes each value when it is known."""
+    records, count, repeats = [], 2 * arguments.pairs, 20 if on_gpu else 1
+    same = {"device": jax.devices()[0].device_kind, "gpu": on_gpu, "jax": jax.__version__}
+    same |= {"images": count, "dtype": arguments.dtype}
 
-    cases = {
-        "conv2, 3x3": (layers.conv, conv, [(57, 57, 64), (3, 3, 64, 192)], [1]),
-        "pool1, stride 2": (layers.max_pool, max_pool, [(114, 114, 64)], [2, (0, 1)]),
-        "pool2, stride 2": (layers.max_pool, max_pool, [(57, 57, 192)], [2, (0, 0)]),
-        "pool of 3b, stride 1": (layers.max_pool, max_pool, [(28, 28, 256)], [1, (1, 1)]),
-        "pool of 4d, stride 1": (layers.max_pool, max_pool, [(14, 14, 512)], [1, (1, 1)]),
-        "pool3, stride 2": (layers.max_pool, max_pool, [(28, 28, 480)], [2, (0, 1)]),
-    }
-    rng = np.random.default_rng(0)
-    print_row("value and gradients", "ours, ms", "XLA's, ms")
-    print_row(*["---"] * 3)
-    for name, (mine, plain, (shape, *others), options) in cases.items():
-        arrays = [rng.normal(size=s).astype(np.float32) for s in [(images, *shape), *others]]
-        inputs = [jax.device_put(np.maximum(arrays[0], 0)), *map(jax.device_put, arrays[1:])]
-        programs = {key: program(f, inputs, *options) for key, f in (("ours", mine), ("XLA", plain))}
-        print_row(name, *[f"{1e3 / rate:.0f}" for rate in rates(programs, 1, rounds=5).values()])
+    def record(program, row, value):
+        records.append(same | {"program": program, "row": row, "value": value})
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(records[-1]) + "\n")
+        print(f"{time.perf_counter() - begin:.0f} s: {program}, {arguments.dtype}, {row}: {value:,.5g}", flush=True)
+
+    begin = time.perf_counter()
+    batch = random_batch(arguments.pairs)
+    images, params = starting_point(batch, arguments.dtype)
+    programs = {}
+    if arguments.only != "torch":
+        programs[OURS], loss = ours(batch, arguments.dtype, images, params, repeats)
+        record(OURS, FIRST_LOSS, loss)
+    if arguments.only != "ours":
+        if peer := torch_peer(images, params, arguments.dtype, repeats):
+            programs[PEER], loss = peer
+            record(PEER, FIRST_LOSS, loss)
+        else:
+            print(f"{PEER}: not installed", flush=True)
+    lock = wait_for_turn(arguments.wait) if arguments.wait else None
+    for forward in (False, True):
+        runs = {(n, row): r for n, found in programs.items() for row, r in found.items() if (row == FORWARD) == forward}
+        for name, rate in rates(runs, count * repeats, arguments.rounds).items():
+            record(*name, rate)
+    if lock:
+        lock.close()
+    return records
 
 
 def main() -> None:
     on_gpu = jax.default_backend() == "gpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=64 if on_gpu else 16)
-    parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32")
-    parser.add_argument("--rounds", type=int, default=50 if on_gpu else 5)
-    parser.add_argument("--layers", action="store_true", help="the table of single layers instead")
-    arguments = parser.parse_args()
-    if arguments.layers:
-        layer_table(2 * arguments.pairs)
-        return
-    batch = random_batch(arguments.pairs)
-    steps, forwards = {}, {}
-    for name, module in CONFIGS.items():
-        steps[name], forward, (images, params, loss, work) = ours(module, batch, arguments.dtype)
-        if name == "N-pair":
-            forwards["ours"] = forward
-            if peer := torch_peer(images, params, arguments.dtype):
-                steps[PEER], forwards[PEER], peer_loss = peer
-                print(f"loss of the first batch: {loss:.5f}, in PyTorch {peer_loss:.5f}\n")
-                np.testing.assert_allclose(peer_loss, loss, rtol=1e-3 if arguments.dtype == "float32" else 0.1)
-    count = 2 * arguments.pairs
-    step, forward = rates(steps, count, arguments.rounds), rates(forwards, count, arguments.rounds)
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {count} images of {SIZE} px, {arguments.dtype}\n")
-    print_row("images/s", "ours", *[PEER, f"ours / {PEER}"][: 2 * (PEER in step)])
-    print_row(*["---"] * (4 if PEER in step else 2))
-    rows = {f"training step, {name}": (step[name], step.get(PEER)) for name in CONFIGS}
-    for row, (mine, peer) in (rows | {"forward pass": (forward["ours"], forward.get(PEER))}).items():
-        print_row(row, f"{mine:,.1f}", *([f"{peer:,.1f}", f"{mine / peer:.2f}"] if peer else []))
-    rate = step["N-pair"]
-    share = f", {100 * rate * work / PEAK[arguments.dtype]:.1f} % of an H100's or H200's peak" if on_gpu else ""
-    print(
-        f"\nN-pair: {rate * work / 1e12:.3f} TFLOP/s in the network{share}; 20,000 steps take "
-        f"{20_000 * count / rate / 60:,.1f} minutes"
+    parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32", choices=PEAK)
+    parser.add_argument("--rounds", type=int, default=10 if on_gpu else 5)
+    parser.add_argument("--only", choices=("ours", "torch"), help="one program; by default both, in one process")
+    parser.add_argument(
+        "--wait", type=Path, metavar="FILE", help="measure when this file exists, one process at a time"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="add each value to this file as it is known")
+    parser.add_argument("--combine", type=Path, nargs="+", metavar="FILE", help="only print the table of such files")
+    arguments = parser.parse_args()
+    if arguments.combine:
+        found = [json.loads(line) for path in arguments.combine if path.exists() for line in path.open()]
+    else:
+        found = measure(arguments, on_gpu)
+    if found:
+        print_table(found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Eight host devices, strict promotion, checked shapes, and small data sets and configs shared by the tests.
 
+Tests run on the CPU. SYMM_JAX_TEST_PLATFORMS=cuda,cpu lets those that need one device run on a GPU.
+
 Shapes: in the tests, every call of an annotated function of the modules below is checked against its annotations, such
 as `Float[Array, "n dim"]`, by beartype through jaxtyping's import hook. Programs and users run without these checks. A
 wrong shape raises jaxtyping.TypeCheckError before the function runs. Tests of our own errors for wrong arguments
@@ -21,8 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # programs, and the next run of the tests uses it too. `make clean` deletes it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").resolve()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {launcher.xla_flags(devices=8)}"
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("SYMM_JAX_TEST_PLATFORMS", "cpu")
+_flags = launcher.xla_flags(devices=8, optimised=os.environ["JAX_PLATFORMS"] != "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 
 import jax
 import jaxtyping
