@@ -16,7 +16,6 @@ from symm_jax.models.pooling import max_of_three
 Images = Float[Array, "n height width channels"]
 ImagesOut = Float[Array, "n height_out width_out features"]
 
-_LARGE = 50  # smallest side of a feature map for which `layers_cpu.conv` has the faster gradients
 # Channels in the window, and the factor of each square: TensorFlow's alpha, and Caffe's alpha / 5.
 _LRN = {"reference": (11, 1e-4), "caffe": (5, 1e-4 / 5)}
 
@@ -25,16 +24,9 @@ def conv_relu(
     x: Images, kernel: Float[Array, "size size channels features"], bias: Float[Array, " features"], stride: int
 ) -> ImagesOut:
     """relu(x * kernel + bias), with a kernel of odd size, zero-padded so that stride 1 keeps the size of the images."""
-    return nn.relu(conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1))
-
-
-def conv(x: Images, kernel: Float[Array, "size size channels features"], stride: int) -> ImagesOut:
-    """x * kernel, zero-padded as in `conv_relu`. A 1x1 convolution is a product, which is much faster on a CPU."""
-    if kernel.shape[0] == 1 and stride == 1:
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    if devices.platform() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
-        return layers_cpu.conv(x, kernel, stride)
-    return layers_cpu.plain_conv(x, kernel, stride)
+    if devices.platform() == "cpu":
+        return layers_cpu.conv_relu(x, kernel, bias, stride)
+    return nn.relu(layers_cpu.conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1))
 
 
 def max_pool(x: Images, stride: int, padding: tuple[int, int]) -> ImagesOut:
