@@ -29,6 +29,15 @@ def conv_relu(
     return nn.relu(layers_cpu.conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1))
 
 
+def pointwise_relu(
+    x: Images, weights: list[tuple[Float[Array, "1 1 channels _"], Float[Array, " _"]]]
+) -> list[Float[Array, "n height width _"]]:
+    """`conv_relu` of the same images with several 1x1 kernels and their biases."""
+    if devices.platform() == "cpu":
+        return layers_cpu.pointwise_relu(x, weights)
+    return [conv_relu(x, kernel, bias, stride=1) for kernel, bias in weights]
+
+
 def max_pool(x: Images, stride: int, padding: tuple[int, int]) -> ImagesOut:
     """3x3 max pooling with stride 1 or 2, padded with zeros, as in the original.
 
@@ -51,9 +60,11 @@ def local_response_norm(x: Images, kind: str) -> Images:
     if kind not in _LRN:
         raise InputError(f"lrn must be one of {', '.join(_LRN)}, got {kind!r}", argument="options")
     window, alpha = _LRN[kind]
+    if devices.platform() == "cpu":
+        return layers_cpu.local_response_norm(x, window, alpha)
     squares = jnp.square(x.astype(jnp.float32))
     sides = [(0, 0)] * 3 + [(window // 2, window // 2)]
     base = 1 + alpha * jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, window), (1, 1, 1, 1), sides)
-    # base^-0.75 from two square roots, which are several times faster than a power on a CPU.
+    # base^-0.75 from two square roots, which are faster than a power.
     root = jax.lax.rsqrt(base)
     return x * (root * jnp.sqrt(root)).astype(x.dtype)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from symm_jax import devices
 from symm_jax.models import layers, layers_cpu
 
 
@@ -56,3 +57,28 @@ def test_convolution_has_the_gradients_of_xla(monkeypatch, size, stride, channel
     arrays = [jnp.asarray(rng.normal(size=s), dtype) for s in shapes]
     rtol = 1e-5 if dtype == "float32" else 2e-2
     assert_same(lambda *arrays: layers.conv_relu(*arrays, stride), plain, *arrays, rtol=rtol)
+
+
+def test_pointwise_convolutions_of_the_same_images_are_those_apart():
+    def apart(x, weights):
+        return [nn.relu(jnp.einsum("nhwi,io->nhwo", x, k[0, 0]) + b.reshape(1, 1, 1, -1)) for k, b in weights]
+
+    def joined(function):
+        return lambda x, weights: jnp.concatenate(function(x, weights), -1)
+
+    rng = np.random.default_rng(0)
+    x, *arrays = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 4, 5), (1, 1, 5, 7), (7,), (1, 1, 5, 2), (2,)))
+    weights = [tuple(arrays[:2]), tuple(arrays[2:])]
+    assert_same(joined(layers.pointwise_relu), joined(apart), x, weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["reference", "caffe"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_local_response_norm_has_the_gradient_of_xla(kind, dtype):
+    def plain(x):
+        with devices.traced_for("gpu"):
+            return layers.local_response_norm(x, kind)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(scale=60, size=(2, 3, 4, 13)), dtype)
+    rtol = 1e-5 if dtype == "float32" else 2e-2
+    assert_same(lambda x: layers.local_response_norm(x, kind), plain, x, rtol=rtol)
