@@ -16,7 +16,6 @@ from symm_jax.models.pooling import max_of_three
 Images = Float[Array, "n height width channels"]
 ImagesOut = Float[Array, "n height_out width_out features"]
 
-_LARGE = 50  # smallest side of a feature map for which `layers_cpu.conv` has the faster gradients
 # Channels in the window, and the factor of each square: TensorFlow's alpha, and Caffe's alpha / 5.
 _LRN = {"reference": (11, 1e-4), "caffe": (5, 1e-4 / 5)}
 
@@ -25,16 +24,18 @@ def conv_relu(
     x: Images, kernel: Float[Array, "size size channels features"], bias: Float[Array, " features"], stride: int
 ) -> ImagesOut:
     """relu(x * kernel + bias), with a kernel of odd size, zero-padded so that stride 1 keeps the size of the images."""
-    return nn.relu(conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1))
+    if devices.platform() == "cpu":
+        return layers_cpu.conv_relu(x, kernel, bias, stride)
+    return nn.relu(layers_cpu.conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1))
 
 
-def conv(x: Images, kernel: Float[Array, "size size channels features"], stride: int) -> ImagesOut:
-    """x * kernel, zero-padded as in `conv_relu`. A 1x1 convolution is a product, which is much faster on a CPU."""
-    if kernel.shape[0] == 1 and stride == 1:
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    if devices.platform() == "cpu" and min(x.shape[1:3]) // stride >= _LARGE:
-        return layers_cpu.conv(x, kernel, stride)
-    return layers_cpu.plain_conv(x, kernel, stride)
+def pointwise_relu(
+    x: Images, weights: list[tuple[Float[Array, "1 1 channels _"], Float[Array, " _"]]]
+) -> list[Float[Array, "n height width _"]]:
+    """`conv_relu` of the same images with several 1x1 kernels and their biases."""
+    if devices.platform() == "cpu":
+        return layers_cpu.pointwise_relu(x, weights)
+    return [conv_relu(x, kernel, bias, stride=1) for kernel, bias in weights]
 
 
 def max_pool(x: Images, stride: int, padding: tuple[int, int]) -> ImagesOut:
@@ -59,9 +60,11 @@ def local_response_norm(x: Images, kind: str) -> Images:
     if kind not in _LRN:
         raise InputError(f"lrn must be one of {', '.join(_LRN)}, got {kind!r}", argument="options")
     window, alpha = _LRN[kind]
+    if devices.platform() == "cpu":
+        return layers_cpu.local_response_norm(x, window, alpha)
     squares = jnp.square(x.astype(jnp.float32))
     sides = [(0, 0)] * 3 + [(window // 2, window // 2)]
     base = 1 + alpha * jax.lax.reduce_window(squares, 0.0, jax.lax.add, (1, 1, 1, window), (1, 1, 1, 1), sides)
-    # base^-0.75 from two square roots, which are several times faster than a power on a CPU.
+    # base^-0.75 from two square roots, which are faster than a power.
     root = jax.lax.rsqrt(base)
     return x * (root * jnp.sqrt(root)).astype(x.dtype)
