@@ -5,12 +5,13 @@
     python benchmarks/compile_counts.py --only=loss
 
 Nothing runs and nothing is tuned, so a program on a card may differ: XLA then times candidates and chooses. Bytes are
-those of each kernel's operands and results (`benchmarks/compiled.py`), as if no cache kept them. Programs of several
-calls are named by their number of turns.
+those of each kernel's operands and results, as if no cache kept them (`benchmarks/compiled.py`). Ranking repeats one
+program, so only its turns are counted.
 """
 
 import argparse
 import functools
+import inspect
 import os
 import time
 import unittest.mock
@@ -20,26 +21,27 @@ from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # the plugin would look for a card, and be dropped
 
-import checkout  # noqa: E402, F401
-import compiled  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from losses import print_row  # noqa: E402
+import checkout  # noqa: F401
+import compiled
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from losses import print_row
 
-from configs import car_symm_npair  # noqa: E402
-from symm_jax import losses  # noqa: E402
-from symm_jax.data import augment  # noqa: E402
-from symm_jax.devices import AXIS  # noqa: E402
-from symm_jax.models import googlenet  # noqa: E402
-from symm_jax.training.batches import Batch  # noqa: E402
-from symm_jax.training.recipe import create_recipe  # noqa: E402
-from symm_jax.training.step import create_state, train_step  # noqa: E402
+from configs import car_symm_npair
+from symm_jax import devices, losses
+from symm_jax.data import augment
+from symm_jax.devices import AXIS
+from symm_jax.metrics import ranking
+from symm_jax.models import googlenet
+from symm_jax.training.batches import Batch
+from symm_jax.training.recipe import create_recipe
+from symm_jax.training.step import create_state, train_step
 
 PAIRS, SIZE = 64, 227
 LOSS_PAIRS = (64, 4_096, 16_384, 65_536)
-IMAGES, CLASSES = 60_502, 11_316  # of Stanford Online Products' test split
+IMAGES = 60_502  # of Stanford Online Products' test split
 
 
 class Program(NamedTuple):
@@ -48,16 +50,6 @@ class Program(NamedTuple):
     counts: compiled.Counts
     temporaries: int
     seconds: float
-    text: str
-
-
-def has_compiler() -> bool:
-    """Whether a CUDA plugin is installed that compiles without a card."""
-    try:
-        _device()
-    except (RuntimeError, ValueError, NotImplementedError):
-        return False
-    return True
 
 
 @functools.cache
@@ -83,8 +75,8 @@ def compile_program(function: Callable, *arguments: Any, donate: tuple[int, ...]
     with unittest.mock.patch.object(jax, "default_backend", lambda: "gpu"):
         lowered = jax.jit(mapped, donate_argnums=donate).lower(*shapes)
     program = lowered.compile()
-    seconds, text = time.perf_counter() - start, program.as_text()
-    return Program(compiled.count(text), program.memory_analysis().temp_size_in_bytes, seconds, text)
+    seconds = time.perf_counter() - start
+    return Program(compiled.count(program.as_text()), program.memory_analysis().temp_size_in_bytes, seconds)
 
 
 def step(dtype: str) -> Program:
@@ -93,11 +85,12 @@ def step(dtype: str) -> Program:
     config.model.dtype = dtype
     recipe = create_recipe(config)
     side = augment.stored_side(SIZE, enlarge=1.125, max_margin=0.05)
-    batch = Batch(
-        jax.ShapeDtypeStruct((PAIRS, 2, side, side, 3), jnp.uint8),  # type: ignore[arg-type]
-        jax.ShapeDtypeStruct((PAIRS, 2, 2), jnp.float32),  # type: ignore[arg-type]
-        jax.ShapeDtypeStruct((PAIRS,), jnp.int32),  # type: ignore[arg-type]
-    )
+    shapes: list[Any] = [
+        jax.ShapeDtypeStruct((PAIRS, 2, side, side, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((PAIRS, 2, 2), jnp.float32),
+        jax.ShapeDtypeStruct((PAIRS,), jnp.int32),
+    ]
+    batch = Batch(*shapes)
     state = jax.eval_shape(functools.partial(create_state, recipe))
     return compile_program(lambda state, batch: train_step(state, batch, recipe), state, batch, donate=(0,))
 
@@ -133,7 +126,17 @@ PROGRAMS: dict[str, Callable[[], Program]] = (
 )
 
 
+def ranking_turns() -> tuple[int, int]:
+    """Tiles of similarities that a ranking of all images computes with the default block size, and tiles of rows."""
+    block = inspect.signature(ranking.rank).parameters["block_size"].default
+    with devices.traced_for("gpu"):
+        block = block or devices.block_sizes().ranking_rows  # pyright: ignore[reportAttributeAccessIssue]
+    tiles = -(-IMAGES // block)
+    return tiles * (tiles + 1) // 2, tiles
+
+
 def rows(only: str) -> Iterator[tuple[str, ...]]:
+    """The rows of the table, each when its program is compiled."""
     for name, create in PROGRAMS.items():
         if only in name:
             p = create()
@@ -155,6 +158,8 @@ def main() -> None:
     print_row(*["---"] * 5)
     for row in rows(arguments.only):
         print_row(*row)
+    turns, tiles = ranking_turns()
+    print(f"\nranking of {IMAGES:,} images: {turns:,} turns; the positives for MAP@R: {tiles:,} more")
 
 
 if __name__ == "__main__":

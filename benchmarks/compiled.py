@@ -28,7 +28,7 @@ class Operation(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Kernels launched, bytes they read and write, and the shares of each kind of kernel in both."""
+    """Kernels that are launched, and bytes that they read and write."""
 
     kernels: int
     bytes: int
