@@ -69,8 +69,8 @@ def _augment_one(key, image, short_side_ratio, *, image_size, enlarge, min_margi
     step = (side - 2 * margin) / resized  # source pixels per pixel of the result
     backwards = jnp.array([False, mirror and jax.random.bernoulli(mirror_key, jnp.float32(0.5))])
     taps = functools.partial(_taps, count=image_size, side=side, most=math.ceil(2 * max(1.0, side / resized)))
-    # A loop, because XLA would otherwise fuse this into the resampling and repeat it for every pixel of the image.
-    positions, weights = jax.lax.map(lambda axis: taps(*axis), (margin + window * step, step, backwards))
+    # A barrier, because XLA would otherwise fuse this into the resampling and repeat it for every pixel of the image.
+    positions, weights = jax.lax.optimization_barrier(jax.vmap(taps)(margin + window * step, step, backwards))
     return _resample(_resample(image, positions[0], weights[0], axis=0), positions[1], weights[1], axis=1)
 
 

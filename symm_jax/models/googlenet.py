@@ -46,8 +46,8 @@ class ConvReLU(nn.Module):
         return layers.conv_relu(x, *self.weights(x.shape[-1]), self.stride)
 
     @nn.compact
-    def weights(self, channels: int) -> tuple[Float[Array, "size size channels features"], Float[Array, " features"]]:
-        """Kernel and bias for images of so many channels."""
+    def weights(self, channels: int) -> layers.Weights:
+        """The kernel for `channels` channels, and the bias."""
         shape = (self.size, self.size, channels, self.features)
         kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
@@ -63,15 +63,22 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height width features"]:
-        def conv(features, size, name):
-            return ConvReLU(features, size, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+        def weights(features, size, channels, name):
+            layer = ConvReLU(features, size, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+            return layer.weights(channels)
 
         n1, reduce3, n3, reduce5, n5, projection = self.channels
-        pointwise = conv(n1, 1, "1x1"), conv(reduce3, 1, "3x3_reduce"), conv(reduce5, 1, "5x5_reduce")
-        one, three, five = layers.pointwise_relu(x, [module.weights(x.shape[-1]) for module in pointwise])
-        three, five = conv(n3, 3, "3x3")(three), conv(n5, 5, "5x5")(five)
-        pooled = conv(projection, 1, "pool_proj")(layers.max_pool(x, stride=1, padding=(1, 1)))
-        return jnp.concatenate([one, three, five, pooled], axis=-1)
+        return layers.inception(
+            x,
+            {
+                "1x1": weights(n1, 1, x.shape[-1], "1x1"),
+                "3x3_reduce": weights(reduce3, 1, x.shape[-1], "3x3_reduce"),
+                "3x3": weights(n3, 3, reduce3, "3x3"),
+                "5x5_reduce": weights(reduce5, 1, x.shape[-1], "5x5_reduce"),
+                "5x5": weights(n5, 5, reduce5, "5x5"),
+                "pool_proj": weights(projection, 1, x.shape[-1], "pool_proj"),
+            },
+        )
 
 
 class GoogLeNet(nn.Module):

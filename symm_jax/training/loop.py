@@ -122,8 +122,13 @@ def run(
 
 
 def unreplicate(tree: Any) -> Any:
-    """The first local device's copy."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data.squeeze(0), tree)
+    """A copy of the first local device's part, made by one dispatched program."""
+    return _squeeze(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+
+@jax.jit
+def _squeeze(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.squeeze(0), tree)
 
 
 def _require_finite(values: dict[str, float], step: int, seed: int) -> None:

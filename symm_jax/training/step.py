@@ -101,8 +101,10 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     # all_gather returns the gradients of the columns to their devices. So the mean over AXIS (that of `pmap` below) is
     # the gradient of the whole batch.
     (_, (metrics, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
-    metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
-    metrics |= {"gradient_norm": optax.tree.norm(gradients), "learning_rate": recipe.learning_rate(state.step)}
+    if jax.lax.axis_size(AXIS) > 1:  # on one device XLA would copy each array
+        metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
+    gradient_norm = jnp.sqrt(optim.sum_of_squares(gradients))
+    metrics |= {"gradient_norm": gradient_norm, "learning_rate": recipe.learning_rate(state.step)}
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     # In float64 Flax returns wider statistics than it was given.
     batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)

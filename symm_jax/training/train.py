@@ -20,7 +20,7 @@ from symm_jax.training import batches, loop
 from symm_jax.training.recipe import Plan, Pretrained, create_plan
 from symm_jax.training.step import State, create_state, pmap_train_step, pmap_train_steps
 
-_STEPS_AHEAD, _CHUNKS_AHEAD = 2, 1  # dispatched before the loop waits for a result: single steps, chunks of steps
+_STEPS_AHEAD, _CHUNKS_AHEAD = 2, 2  # dispatched before the loop waits for a result: single steps, chunks of steps
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
