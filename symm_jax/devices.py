@@ -1,8 +1,9 @@
-"""Shardings over the devices of this process, and the platform that networks are traced for."""
+"""Shardings over the devices of this process, the platform that programs are traced for, and its block sizes."""
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -12,7 +13,7 @@ _TRACED_FOR: contextvars.ContextVar[str] = contextvars.ContextVar("traced_for", 
 
 
 def platform() -> str:
-    """The platform whose fastest operations a network chooses: JAX's default one, or that of `traced_for`."""
+    """The platform whose fastest operations and block sizes are chosen: JAX's default one, or that of `traced_for`."""
     return _TRACED_FOR.get() or jax.default_backend()
 
 
@@ -24,6 +25,26 @@ def traced_for(name: str) -> Iterator[None]:
         yield
     finally:
         _TRACED_FOR.reset(token)
+
+
+class BlockSizes(NamedTuple):
+    """The sizes of the blocks of loops over pairs of embeddings. Results do not depend on them, beyond rounding."""
+
+    loss_entries: int  # entries, rows x columns, in a block of the miner
+    loss_rows: int  # rows in a block of a loss that does not store all entries
+    ranking_rows: int  # rows and columns in a tile of a ranking
+
+
+# Blocks stay in the caches of a CPU. A GPU needs large blocks, because it runs every operation of a block as a kernel.
+_BLOCK_SIZES = {
+    "cpu": BlockSizes(loss_entries=2**17, loss_rows=256, ranking_rows=512),
+    "gpu": BlockSizes(loss_entries=2**25, loss_rows=2048, ranking_rows=4096),
+}
+
+
+def block_sizes() -> BlockSizes:
+    """The block sizes of `platform()`. Other accelerators have those of a GPU."""
+    return _BLOCK_SIZES.get(platform(), _BLOCK_SIZES["gpu"])
 
 
 def replicated_sharding() -> NamedSharding:
