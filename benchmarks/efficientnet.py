@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import checkout  # noqa: F401
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -102,9 +101,7 @@ class Network(torch.nn.Module):
     def __init__(self, params):
         super().__init__()
         values = params["backbone"]
-        strides = [
-            1 if i else stride for _, _, _, stride, blocks in efficientnet_lite.STAGES for i in range(blocks)
-        ]
+        strides = [1 if i else stride for _, _, _, stride, blocks in efficientnet_lite.STAGES for i in range(blocks)]
         self.stem, self.head = Conv(values["stem"], 2), Conv(values["head"])
         self.blocks = torch.nn.Sequential(*(Block(values[f"block_{i}"], stride) for i, stride in enumerate(strides)))
         self.embedding = torch.nn.Linear(*params["embedding"]["kernel"].shape)
