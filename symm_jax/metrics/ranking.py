@@ -5,8 +5,8 @@ negatives before each positive are counted (counting.py). Where they are large, 
 (sorting.py). The ranks are the same. Both work on tiles of the similarity matrix (tiles.py).
 
 Each device holds all embeddings (n x dim x 4 bytes: 124 MB for the 60,502 x 512 of Stanford Online Products) and the
-similarities of a block of queries: to the largest class, or, to sort, twice to the whole gallery. Its other memory is
-constant.
+similarities of a block of queries: on a CPU to the largest class, elsewhere to the whole gallery; to sort, twice to the
+whole gallery. Its other memory is constant.
 """
 
 import functools
@@ -48,7 +48,7 @@ def rank(
     gallery_labels: GalleryLabels | None = None,
     *,
     nearest_only: bool = False,
-    block_size: int = 512,
+    block_size: int | None = None,
 ) -> Ranks:
     """Ranks the positives of every query among the gallery by cosine.
 
@@ -60,7 +60,7 @@ def rank(
       gallery: (m, dim) floating, finite. None: the queries are the gallery, and no query finds itself.
       gallery_labels: (m,) integer.
       nearest_only: count for the nearest positive only, which is faster. The precisions are then NaN.
-      block_size: number of queries and of gallery images in a tile.
+      block_size: number of queries and of gallery images in a tile. None: what suits the platform.
 
     Returns:
       Ranks, in the order of the queries.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from symm_jax import devices
 from symm_jax.devices import AXIS
 from symm_jax.metrics import tiles
 
@@ -30,7 +31,7 @@ def sort(grid: tiles.Grid, num_positives: np.ndarray, first: int) -> tuple[np.nd
       As `counting.count`.
     """
     mesh, block = tiles.mesh_of(grid), grid.block
-    k = 0 if jax.default_backend() == "cpu" else int(num_positives.max())  # XLA sorts fifty times slower on a CPU
+    k = 0 if devices.platform() == "cpu" else int(num_positives.max())  # XLA sorts fifty times slower on a CPU
     numbers = np.arange(first, len(grid.row_labels) // block, dtype=np.int32)
     groups = [numbers[start : start + mesh.size] for start in range(0, len(numbers), mesh.size)]
 

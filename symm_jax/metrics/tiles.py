@@ -4,22 +4,26 @@ Rows are queries and columns are gallery images, both sorted by class. Indices a
 bits.
 """
 
+import concurrent.futures
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from symm_jax.devices import AXIS, replicated_sharding
+from symm_jax import devices
+from symm_jax.devices import AXIS
 from symm_jax.similarity import product
 
 TIE = 2.0**-23  # cosines that differ by at most this tie: the step of float32 at 1, about the rounding of a cosine
 ZERO = np.int32(0)  # as an index; a Python 0 may be an int64
 ROWS = 256  # a block of this many rows stays in the caches
-_UNIT_ROWS = 1024  # rows normalised at once; they stay in the caches
+_UNIT_ROWS = 256  # rows that a thread normalises at once; they stay in its caches
+_MOST_ENTRIES = 2**28  # similarities of a tile of queries with the whole gallery, 1 GB
 
 
 class Side(NamedTuple):
@@ -43,32 +47,55 @@ class Grid(NamedTuple):
     block: int
 
 
-def create_grid(queries: Any, side: Side, gallery: Any, other: Side, block_size: int) -> Grid:
-    """Creates the grid. `side` and `other` are the orders of queries and gallery. `gallery` None means the queries."""
-    longest = max(len(side.labels), len(other.labels))
-    block = min(block_size, -(-longest // ROWS) * ROWS)
-    sharding = replicated_sharding()
+def create_grid(queries: Any, side: Side, gallery: Any, other: Side, block_size: int | None = None) -> Grid:
+    """Creates the grid.
 
-    def pad(x, **value):
-        return np.pad(x, [(0, -len(x) % block)] + [(0, 0)] * (x.ndim - 1), **value)
+    Args:
+      queries: (n, dim) floating.
+      side: the order of the queries.
+      gallery: (m, dim) floating. None: the queries.
+      other: the order of the gallery.
+      block_size: rows and columns of a tile. None: that of the platform. A small grid has smaller tiles.
+    """
+    n, m = len(side.labels), len(other.labels)
+    if block_size is None:
+        block_size = devices.block_sizes().ranking_rows
+        block_size = min(block_size, max(ROWS, _MOST_ENTRIES // m // ROWS * ROWS))
+    block = min(block_size, -(-max(n, m) // ROWS) * ROWS)
+    sharding = devices.replicated_sharding()
 
     def put(x, order):
-        return jax.device_put(pad(unit_rows(x)[order]), sharding)
+        return jax.device_put(unit_rows(x, order, padding=-len(order) % block), sharding)
 
-    labels = (pad(s.labels, constant_values=-1) for s in (side, other))
+    labels = (np.pad(s.labels, (0, -len(s.labels) % block), constant_values=-1) for s in (side, other))
     columns = None if gallery is None else put(gallery, other.order)
     row_labels, column_labels = labels
     return Grid(put(queries, side.order), row_labels, columns, column_labels, block)
 
 
-def unit_rows(x: Any) -> np.ndarray:
-    """Scales rows to unit norm, as float32. A zero row stays zero. Float64 in between makes equal directions equal."""
+def unit_rows(x: Any, order: Any = None, padding: int = 0) -> np.ndarray:
+    """Scales rows to unit norm, as float32. A zero row stays zero. Float64 in between makes equal directions equal.
+
+    Args:
+      x: (n, dim) floating.
+      order: (m,) int, the rows to return. None: all rows in their order.
+      padding: number of zero rows to append.
+
+    Returns:
+      (m + padding, dim) float32.
+    """
     x = np.asarray(x)
-    unit = np.empty(x.shape, np.float32)
-    for start in range(0, len(x), _UNIT_ROWS):
-        rows = x[start : start + _UNIT_ROWS].astype(np.float64)
+    order = np.arange(len(x)) if order is None else order
+    unit = np.zeros((len(order) + padding, x.shape[1]), np.float32)
+
+    def scale(start):
+        some = order[start : start + _UNIT_ROWS]
+        rows = x[some].astype(np.float64)
         norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-        unit[start : start + _UNIT_ROWS] = rows / np.where(norm > 0, norm, 1)
+        np.divide(rows, np.where(norm > 0, norm, 1), out=unit[start : start + len(some)], casting="same_kind")
+
+    with concurrent.futures.ThreadPoolExecutor(joblib.cpu_count()) as pool:  # NumPy works in several threads at once
+        list(pool.map(scale, range(0, len(order), _UNIT_ROWS)))
     return unit
 
 
@@ -90,10 +117,10 @@ def fold_over_devices(mesh: Mesh, num: Any, step: Callable[[Any, jax.Array], jax
     """
 
     def fold():
-        devices, device = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
-        count = (num - device + devices - 1) // devices
+        number, device = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
+        count = (num - device + number - 1) // number
         start = jax.lax.pcast(zeros, AXIS, to="varying")
-        return jax.lax.psum(for_range(count, lambda k, x: step(device + k * devices, x), start), AXIS)
+        return jax.lax.psum(for_range(count, lambda k, x: step(device + k * number, x), start), AXIS)
 
     return jax.shard_map(fold, mesh=mesh, in_specs=(), out_specs=PartitionSpec())()
 

@@ -102,15 +102,20 @@ def depthwise_shifted(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
 
 def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     size = kernel.shape[0]
+    total = jnp.zeros((), x.dtype)
+    for part, weight in zip(_shifts(x, size, stride), kernel.reshape(size**2, 1, 1, 1, -1), strict=True):
+        total = total + part * weight
+    return total
+
+
+def _shifts(x: Array, size: int, stride: int) -> list[Array]:
+    """The pixels of the images that meet each position of the kernel."""
     sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
     height, width = (-(-side // stride) for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-    total = jnp.zeros((), x.dtype)
-    for i in range(size):
-        for j in range(size):
-            part = x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-            total = total + part * kernel[i, j].reshape(1, 1, 1, -1)
-    return total
+    # Stored, because XLA otherwise tests at every read whether it meets the padding.
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *sides, (0, 0))))
+    rows = [x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
+    return [r[:, :, j : j + stride * (width - 1) + 1 : stride] for r in rows for j in range(size)]
 
 
 def _forward(x, kernel, stride):
@@ -119,16 +124,24 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, residuals, dy):
     x, kernel = residuals
-    (dx,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](dy)
+    size = kernel.shape[0]
+    if stride == 1 and size % 2:
+        dx = _shifted(dy, kernel[::-1, ::-1], 1)
+    else:
+        (dx,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](dy)
 
-    def add(total, pair):
-        x, dy = (array[None] for array in pair)
-        (part,) = jax.vjp(lambda kernel: _shifted(x, kernel, stride), kernel)[1](dy)
-        return total + part, None
+    def add(total, image):
+        x, dy = image
+        ones = jnp.ones((1, dy.shape[0] * dy.shape[1]), dy.dtype)
+        products = [(part[0] * dy).reshape(-1, dy.shape[-1]) for part in _shifts(x[None], size, stride)]
+        # Stored, because XLA sums what it has just multiplied against the order in memory.
+        sums = [jnp.matmul(ones, p, preferred_element_type=total.dtype) for p in jax.lax.optimization_barrier(products)]
+        return total + jnp.concatenate(sums), None
 
-    # One image at a time, because XLA sums a whole batch against the order in memory, which is five times slower.
-    dkernel, _ = jax.lax.scan(add, jnp.zeros(kernel.shape, jnp.float32), (x, dy))
-    return dx, dkernel.astype(kernel.dtype)
+    # One image at a time: its products stay in the caches.
+    zeros = jnp.zeros((size**2, kernel.shape[-1]), jnp.promote_types(kernel.dtype, jnp.float32))
+    dkernel, _ = jax.lax.scan(add, zeros, (x, dy))
+    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 depthwise_shifted.defvjp(_forward, _backward)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from slow_ranks import assert_ranks, slow_ranks
 
-from symm_jax import metrics
+from symm_jax import devices, metrics
 from symm_jax.metrics import ranking
 
 RECORDED = np.load("tests/data/evaluation.npz")
@@ -71,9 +71,38 @@ def test_queries_and_gallery_apart():
 def test_a_collapsed_network_scores_nothing(dim):
     rng = np.random.default_rng(dim)
     labels = rng.integers(0, 200, 2100)
-    ranks = ranking.rank(np.tile(rng.normal(size=dim), (2100, 1)), labels)
-    np.testing.assert_array_equal(ranks.negatives_ahead, np.where(ranks.positives, 2099 - ranks.positives, -1))
+    assert_nothing_found(ranking.rank(np.tile(rng.normal(size=dim), (2100, 1)), labels))
+
+
+@pytest.mark.parametrize("block_size", [37, 256])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_network_collapsed_to_rounding_scores_nothing(platform, block_size):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 100, 700)
+    equal = np.tile(rng.normal(size=64).astype(np.float32), (700, 1))
+    noisy = np.where(rng.integers(0, 2, equal.shape), equal, np.nextafter(equal, np.float32(9)))
+    with devices.traced_for(platform):
+        assert_nothing_found(ranking.rank(equal, labels, block_size=block_size))
+        assert np.mean(ranking.rank(noisy, labels, block_size=block_size).negatives_ahead == 0) == 0
+
+
+def assert_nothing_found(ranks):
+    others = len(ranks.positives) - 1 - ranks.positives
+    np.testing.assert_array_equal(ranks.negatives_ahead, np.where(ranks.positives, others, -1))
     assert np.nanmax(ranks.average_precision) == 0
+
+
+def test_the_form_for_a_gpu_gives_the_same_ranks():
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.integers(0, 60, 400))
+    labels[:30] = 0  # a class that is sorted, among others that are counted
+    points = (rng.normal(size=(61, 4))[labels] + rng.normal(size=(400, 4))).astype(np.float32)
+    points[::9] = points[5]
+    for sides, nearest_only in [((points, labels), False), ((points[::3], labels[::3], points, labels), True)]:
+        expected = ranking.rank(*sides, nearest_only=nearest_only, block_size=64)
+        with devices.traced_for("gpu"):
+            actual = ranking.rank(*sides, nearest_only=nearest_only, block_size=64)
+        assert_ranks(actual, expected)
 
 
 def test_metrics_of_a_collapsed_network():
