@@ -103,7 +103,7 @@ def test_any_number_of_devices_trains_the_same(synthesis):
 def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():
     recipe = small_recipe("npair")
     one = run_on(1, recipe)
-    alone = recipe._replace(loss=lambda *batch, axis_name: recipe.loss(*batch))
+    alone = recipe._replace(loss=lambda *batch, axis_name, key: recipe.loss(*batch))
     # What two devices would give that both begin with the first key.
     same_keys = recipe._replace(augment=lambda keys, *images: brighten(jnp.tile(keys[:8], 2), *images))
     for wrong in (run_on(2, alone), run_on(1, same_keys)):
