@@ -49,7 +49,7 @@ def circle_loss(
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input), 0 if no row has both a positive and a negative. If `with_winners`, also the
+      Scalar, float32 (float64 for float64 input), 0 without such a row. If `with_winners`, also the
       fraction (points, points) of each pair among the hardest negatives: see `synthetic_share`.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -128,8 +129,10 @@ def _find_beta(beta: ArrayLike, batch: rows.Batch, masked: bool) -> jax.Array:
         return jnp.broadcast_to(beta.astype(dtype), label.shape)
     if masked:
         raise ValueError(f"beta of shape {beta.shape} is one number per class, so it needs labels instead of positives")
-    if not isinstance(label, jax.core.Tracer) and not (label.min() >= 0 and label.max() < len(beta)):
-        raise ValueError(f"labels must index beta, from 0 to {len(beta) - 1}; they are {label.min()} to {label.max()}")
+    if not isinstance(label, jax.core.Tracer):
+        lowest, highest = np.min(label), np.max(label)
+        if lowest < 0 or highest >= len(beta):
+            raise ValueError(f"labels must index beta, from 0 to {len(beta) - 1}; they are {lowest} to {highest}")
     return beta.astype(dtype)[label]
 
 

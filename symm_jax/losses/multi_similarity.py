@@ -57,7 +57,7 @@ def multi_similarity_loss(
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
     Returns:
-      Scalar, float32 (float64 for float64 input), 0 if a batch has neither positives nor negatives. If `with_winners`, also the
+      Scalar, float32 (float64 for float64 input), 0 without other images. If `with_winners`, also the
       fraction (points, points) of each pair among the hardest negatives: see `synthetic_share`.
 
     Raises:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
@@ -243,10 +244,10 @@ def _number_items(n: int, labels: Any, positives: Any, axis_name: str | None) ->
 
 def _split_pairs(ids: Ids) -> Ids:
     """Numbers the images of pairs (n,) as images (2 n,)."""
-    position = (2 * ids.position[:, None] + jnp.arange(2)).reshape(-1)
+    position = jnp.stack([2 * ids.position, 2 * ids.position + 1], axis=1).reshape(-1)
     if ids.positives is None:
         return Ids(jnp.repeat(ids.label, 2), position)
-    itself = ids.position[:, None] == jnp.arange(ids.positives.shape[1])
+    itself = ids.position[:, None] == jnp.arange(ids.positives.shape[1])[None, :]
     return Ids(position, position, jnp.repeat(jnp.repeat(ids.positives | itself, 2, axis=0), 2, axis=1))
 
 
@@ -292,7 +293,8 @@ def _check_positives(positives: Any, n: int, axis_name: str | None) -> None:
             f"{shape or type(positives).__name__} {dtype or ''}".rstrip()
         )
     if axis_name is None and not isinstance(positives, jax.core.Tracer):
-        rows, others = (positives != positives.T).nonzero()
+        positives = np.asarray(positives)
+        rows, others = np.nonzero(positives != positives.T)
         if len(rows):
             raise ValueError(
                 f"positives must be symmetric; {len(rows)} entries are not, such as ({rows[0]}, {others[0]}): "

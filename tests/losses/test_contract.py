@@ -47,6 +47,19 @@ def test_a_registered_loss_is_named_in_a_config():
     assert metrics == {}
 
 
+def mean_batch_loss(embeddings, labels, *, margin=0.0, axis_name=None):
+    """Mean similarity of the images of different classes: a batch loss that keeps the contract."""
+    return mean_loss(embeddings, embeddings, labels, margin=margin, axis_name=axis_name)
+
+
+def test_a_registered_batch_loss_gets_the_images_of_the_pairs():
+    losses.register("mean_batch", mean_batch_loss)
+    value, metrics = losses.from_config(({"name": "mean_batch", "margin": 0.5},))(*BATCH)
+    images, labels = np.concatenate(BATCH[:2]), np.tile(BATCH[2], 2)
+    np.testing.assert_allclose(value, mean_batch_loss(images, labels, margin=0.5), rtol=1e-6)
+    assert metrics == {}
+
+
 def no_axis(anchor, positive, labels, *, margin=0.0):
     return jnp.mean(anchor @ positive.T)
 
@@ -106,6 +119,11 @@ def counted_winners(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (lambda embeddings, labels: jnp.mean(embeddings), "must take the option axis_name=None.*similarity.gather"),
+        (
+            lambda embeddings, labels, *, axis_name=None: mean_batch_loss(embeddings, labels),
+            "on one device, but .* over two devices.*similarity.gather",
+        ),
         (no_axis, "must take the option axis_name=None.*similarity.gather"),
         (ignores_axis, "on one device, but .* over two devices.*similarity.gather"),
         (detached_columns, "not the same gradients.*similarity.gather"),
