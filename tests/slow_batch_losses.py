@@ -14,7 +14,7 @@ def rows_of_images(x, positive):
 
 
 def rows_of_pairs(pairs, positive, points):
-    """The same for pairs (n, 2, dim): the hardest similarity of the points `points(anchors, positives)` of two pairs."""
+    """The same for pairs (n, 2, dim): the hardest similarity is that of the points `points(anchors, positives)`."""
     x = unit(np.asarray(pairs, np.float64))
     sets = points(x[:, 0], x[:, 1])
     for i in range(len(x)):
@@ -64,12 +64,12 @@ def ntxent(rows):
     return mean(losses)
 
 
-def circle(rows):
+def circle(rows, fixed=None):
     losses = []
-    for p, n in rows:
+    for (p, n), (fixed_p, fixed_n) in zip(rows, fixed or rows, strict=True):
         if len(p) and len(n):
-            push = log_sum_exp(80 * np.maximum(n + 0.4, 0) * (n - 0.4))
-            pull = log_sum_exp(-80 * np.maximum(1.4 - p, 0) * (p - 0.6))
+            push = log_sum_exp(80 * np.maximum(fixed_n + 0.4, 0) * (n - 0.4))
+            pull = log_sum_exp(-80 * np.maximum(1.4 - fixed_p, 0) * (p - 0.6))
             losses.append(np.logaddexp(0, push + pull))
     return mean(above_zero(losses))
 

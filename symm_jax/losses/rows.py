@@ -14,6 +14,7 @@ the items are pairs. The value of two pairs is that of their hardest two points 
 with itself is that of its two images, which is a positive. A synthesis changes nothing else.
 """
 
+import functools
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -148,49 +149,55 @@ def mean_over_rows(
     def compare(rows, columns):
         if mined:
             return mining.find_hardest(rows, columns, rule)
-        values = (
-            _square(rows.embeddings) if columns is rows else similarity.product(rows.embeddings, columns.embeddings)
-        )
-        return values - rows.half_square[:, None] - columns.half_square[None, :] if distance else values, None
+        x, y = rows.embeddings, columns.embeddings
+        return _square(x) if columns is rows else similarity.product(x, y), None
 
-    def block(rows, columns, row_ids, column_ids):
-        (items, own, extra), (columns, weights) = rows, columns
+    def block(wanted, rows, columns, row_ids, column_ids):
+        (items, row_half, own, extra), (columns, column_half, weights) = rows, columns
         values, winners = (items, row_ids.winners) if columns is None else compare(items, columns)
         itself = row_ids.position[:, None] == column_ids.position[None, :]
         same = row_ids.positives if row_ids.positives is not None else row_ids.label[:, None] == column_ids.label[None]
+        if row_half is not None:
+            values = values - row_half[:, None] - column_half[None, :]
         if mined:
             values, same, compared = jnp.where(itself, own[:, None], values), same | itself, True
         else:
             compared = ~itself
         row = Row(values, same & compared, ~same & compared, extra, row_ids.keys)
         means = [formula(row) for formula in formulas]
-        total = sum(weight * mean.total for weight, mean in zip(weights, means, strict=True))
-        counts = jnp.stack([jax.lax.stop_gradient(mean.count).astype(values.dtype) for mean in means])
-        won = candidates.count_winners(winners, row.negative, count).astype(values.dtype) if with_winners else None
+        total, counts, won = jnp.zeros((), values.dtype), None, None
+        if "total" in wanted:
+            total = sum((weight * mean.total for weight, mean in zip(weights, means, strict=True)), total)
+            if with_winners:
+                won = candidates.count_winners(winners, row.negative, count).astype(values.dtype)
+        if "counts" in wanted:
+            counts = jnp.stack([jax.lax.stop_gradient(mean.count).astype(values.dtype) for mean in means])
         return total, (counts, won)
 
     rows, columns, row_ids = batch.items, similarity.gather(batch.items, batch.axis_name), batch.ids._replace(keys=keys)
     column_ids = similarity.gather(Ids(row_ids.label, row_ids.position), batch.axis_name)
     if len(row_ids.label) == len(column_ids.label):
         columns = rows  # one device
+    row_half, column_half = (rows.half_square, columns.half_square) if distance and not mined else (None, None)
     size = batch.block_size or _BLOCK_SIZE
     entries = len(row_ids.label) * len(column_ids.label)
     if batch.block_size is None and entries <= _MAX_STORED[mined]:
         rows, winners = compare(rows, columns)
         columns, row_ids = None, row_ids._replace(winners=winners)
         size = max(1, _ENTRIES // len(column_ids.label))
-    rows = rows, batch.own, extra
+    rows, columns = (rows, row_half, batch.own, extra), (columns, column_half)
 
-    def add(rows, columns, weights):
-        return similarity.sum_over_row_blocks(block, rows, (columns, weights), row_ids, column_ids, size)
+    def add(wanted, rows, columns, weights):
+        function = functools.partial(block, wanted)
+        return similarity.sum_over_row_blocks(function, rows, (*columns, weights), row_ids, column_ids, size)
 
     weights = jnp.ones(len(formulas), jax.tree.leaves(rows)[0].dtype)
     if len(formulas) == 1:
-        total, (counts, winners) = add(rows, columns, weights)
+        total, (counts, winners) = add(("total", "counts"), rows, columns, weights)
         loss = total * _invert(counts, batch.axis_name)[0]
     else:  # count first, so that one gradient has the weights of all means
-        _, (counts, _) = add(*jax.lax.stop_gradient((rows, columns)), weights)
-        loss, (_, winners) = add(rows, columns, _invert(counts, batch.axis_name))
+        _, (counts, _) = add(("counts",), *jax.lax.stop_gradient((rows, columns)), weights)
+        loss, (_, winners) = add(("total",), rows, columns, _invert(counts, batch.axis_name))
     return loss if winners is None else (loss, winners / jnp.maximum(jnp.sum(winners), 1))
 
 

@@ -66,13 +66,13 @@ def test_matches_the_record(name, case):
 
 
 def three_points(anchor, positive):
-    return synthesis.with_originals(jnp.full((len(anchor), 1, 2), 0.5))
+    return synthesis.with_originals(jnp.full((len(anchor), 1, 2), 0.8))
 
 
 SYNTHESES = {
     "symmetric": (synthesis.symmetric, slow_losses.symmetric_points),
     "interpolated": (synthesis.interpolated, slow_losses.interpolated_points),
-    "own": (three_points, lambda a, p: np.stack([a, p, 0.5 * a + 0.5 * p], axis=1)),
+    "own": (three_points, lambda a, p: np.stack([a, p, 0.8 * a + 0.8 * p], axis=1)),
 }
 
 
@@ -85,12 +85,18 @@ def test_with_synthesis_matches_built_points(name, which):
     pairs = random_pairs(len(labels))
     value, gradient = compiled(name, synthesis=function)(pairs, labels)
 
-    def reference(pairs, points=points):
-        return LOSSES[name][1](list(slow.rows_of_pairs(pairs, labels[:, None] == labels, points)))
+    def to_rows(pairs, points=points):
+        return list(slow.rows_of_pairs(pairs, labels[:, None] == labels, points))
+
+    def reference(moved):
+        fixed = {"fixed": to_rows(pairs)} if name == "circle" else {}  # no gradient passes through its weights
+        return LOSSES[name][1](to_rows(moved), **fixed)
 
     np.testing.assert_allclose(value, reference(pairs), rtol=1e-4)
-    assert abs(value - reference(pairs, slow_losses.original_points)) > 1e-4  # the synthetic points matter here
-    direction, step = random_embeddings(*pairs.shape, seed=2), 1e-6
+    assert (
+        abs(value - LOSSES[name][1](to_rows(pairs, slow_losses.original_points))) > 1e-4
+    )  # the synthetic points matter here
+    direction, step = random_embeddings(*pairs.shape, seed=2).astype(np.float64), 1e-6
     slope = (reference(pairs + step * direction) - reference(pairs - step * direction)) / (2 * step)
     np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=2e-3, atol=1e-5)
 
@@ -111,7 +117,7 @@ def test_a_mask_of_positives_of_pairs_is_that_of_their_labels(function):
     labels, pairs = np.array([0, 1, 2, 1, 3, 0]), random_pairs()
     by_labels = compiled("contrastive", synthesis=function)(pairs, labels)
     loss = functools.partial(losses.contrastive_loss, synthesis=function, positives=labels[:, None] == labels)
-    assert_close(jax.value_and_grad(lambda x: loss(x, None))(pairs), by_labels)
+    assert_close(jax.jit(jax.value_and_grad(lambda x: loss(x, None)))(pairs), by_labels)
 
 
 def test_pairs_without_a_synthesis_are_their_images():
@@ -220,10 +226,10 @@ def test_beta_of_the_margin_loss_is_learnt():
     x, beta = random_embeddings(8, 5), np.array([1.1, 1.2, 1.0, 1.3], np.float32)
     loss = jax.jit(lambda beta: losses.margin_loss(x, LABELS, beta=beta))
     gradient = jax.jit(jax.grad(loss))(beta)
-    steps = 1e-3 * np.eye(4, dtype=np.float32)
-    slopes = [(loss(beta + step) - loss(beta - step)) / 2e-3 for step in steps]
-    np.testing.assert_allclose(gradient, slopes, atol=2e-3)
-    assert np.abs(gradient).min() > 1e-3
+    steps = 1e-4 * np.eye(4, dtype=np.float32)  # the number of terms above 0 stays the same
+    slopes = [(loss(beta + step) - loss(beta - step)) / 2e-4 for step in steps]
+    np.testing.assert_allclose(gradient, slopes, atol=3e-3)
+    assert np.abs(gradient[jnp.array([0, 2, 3])]).min() > 1e-2
     np.testing.assert_allclose(loss(np.full(4, 1.2, np.float32)), compiled("margin")(x, LABELS)[0], rtol=1e-6)
     np.testing.assert_allclose(loss(np.float32(1.2)), compiled("margin")(x, LABELS)[0], rtol=1e-6)
 
