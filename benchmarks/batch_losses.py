@@ -4,7 +4,7 @@
     python benchmarks/batch_losses.py          # the tables, about three minutes on two cores
 
 Embeddings have 512 dimensions, four images per class. Rounds alternate between the two programs. A time is the median
-over the rounds. pytorch-metric-learning has no Recall@k surrogate. It may use 8 GB: "memory" means that it needs more.
+over the rounds. pytorch-metric-learning has no Recall@k surrogate. It may use 6 GB: "memory" means that it needs more.
 Memory is what XLA reserves for the intermediate arrays of n = 16,384, where losses work in blocks.
 """
 
@@ -23,7 +23,7 @@ from symm_jax import losses
 
 DIM = 512
 ROUNDS = {256: 20, 2048: 4}
-PEER_BYTES = 8e9
+PEER_BYTES = 6e9
 LOSSES = {
     "Contrastive": (losses.contrastive_loss, lambda peers: peers.ContrastiveLoss()),
     "Multi-Similarity": (losses.multi_similarity_loss, lambda peers: peers.MultiSimilarityLoss()),

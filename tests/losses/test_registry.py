@@ -117,7 +117,7 @@ def test_a_batch_loss_gets_pairs_for_a_synthesis_and_a_key_for_its_sample():
         ({"name": "npair", "scale": "16"}, "scale of 'npair' must be a number"),
         ({"name": "margin", "mining": "hard"}, "mining must be all or distance_weighted"),
         ({"name": "margin", "key": 3}, "no option 'key'"),
-        ({"name": "supcon", "temprature": 0.2}, "did you mean 'temperature'"),
+        ({"name": "supcon", "temperatures": 0.2}, "did you mean 'temperature'"),
         ({"name": "supcon", "positives": None}, "no option 'positives'"),
         ({"name": "multi_similarity", "alpha": 0.0}, "alpha must be"),
         ({"name": "recall_at_k", "ks": (1, "2")}, "ks of 'recall_at_k' must be a tuple of integers"),
