@@ -56,8 +56,9 @@ def get_config() -> ml_collections.ConfigDict:
     # The backbone's own options, e.g. lrn="reference" (11 channels, the original's) or "caffe" (5 channels).
     config.model.options = ml_collections.ConfigDict({"lrn": "reference"})
 
-    # Summed. name: npair, angular, triplet or lifted_structure; optionally weight (1), synthesis ("symmetric",
-    # "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
+    # Summed. name: npair, angular, triplet, lifted_structure, contrastive, multi_similarity, supcon, ntxent, circle,
+    # margin, smooth_ap or recall_at_k; optionally weight (1), synthesis ("symmetric", "interpolated", or {"name": ...,
+    # its options}) and the loss's own options, see docs/losses.md.
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

@@ -13,6 +13,7 @@ from symm_jax import losses, models
 from symm_jax.data import pairs
 from symm_jax.data.arrays import Arrays
 from symm_jax.devices import AXIS
+from symm_jax.losses import contract
 from symm_jax.metrics import ranking
 from symm_jax.models.embed import create_embed, embed_all
 from symm_jax.training import batches
@@ -91,8 +92,9 @@ def differences(ours, theirs):
 
 @pytest.mark.parametrize("synthesis", ["", "symmetric"])
 def test_any_number_of_devices_trains_the_same(synthesis):
-    """All losses are summed: one program to compile. tests/losses compares each loss across devices."""
-    recipe = small_recipe(*losses.LOSSES, synthesis=synthesis)
+    """The pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
+    pair_losses = [name for name, loss in losses.LOSSES.items() if not contract.takes_batch(loss)]
+    recipe = small_recipe(*pair_losses, "supcon", synthesis=synthesis)
     one = run_on(1, recipe)
     assert differences((one[0], first_params()), one)[1] > 0.05
     for devices in (2, 4, 8):
@@ -103,7 +105,7 @@ def test_any_number_of_devices_trains_the_same(synthesis):
 def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():
     recipe = small_recipe("npair")
     one = run_on(1, recipe)
-    alone = recipe._replace(loss=lambda *batch, axis_name: recipe.loss(*batch))
+    alone = recipe._replace(loss=lambda *batch, axis_name, key: recipe.loss(*batch))
     # What two devices would give that both begin with the first key.
     same_keys = recipe._replace(augment=lambda keys, *images: brighten(jnp.tile(keys[:8], 2), *images))
     for wrong in (run_on(2, alone), run_on(1, same_keys)):

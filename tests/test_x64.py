@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from symm_jax import losses, metrics, optim, synthesis
+from symm_jax.losses import contract
 from symm_jax.metrics import ranking
 from symm_jax.report import planes
 
@@ -22,11 +23,14 @@ def x64():
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_losses_are_of_the_dtype_of_their_embeddings(name):
-    def value(anchor):
-        return losses.LOSSES[name](anchor, POSITIVE, FAR, synthesis=synthesis.symmetric)
+    loss = losses.LOSSES[name]
+    loss = contract.on_pairs(loss) if contract.takes_batch(loss) else loss
 
-    loss, gradient = jax.eval_shape(jax.value_and_grad(value), ANCHOR)
-    assert (loss.dtype, gradient.dtype) == (np.float64, np.float64)
+    def value(anchor):
+        return loss(anchor, POSITIVE, FAR, synthesis=synthesis.symmetric)
+
+    result, gradient = jax.eval_shape(jax.value_and_grad(value), ANCHOR)
+    assert (result.dtype, gradient.dtype) == (np.float64, np.float64)
 
 
 def test_labels_of_64_bits_keep_their_meaning():

@@ -1,6 +1,7 @@
 """Checks that a loss keeps the contract in registry.py, on a batch of eight pairs."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symm_jax import signatures
+from symm_jax import dtypes, signatures
 from symm_jax.losses.candidates import KINDS
 from symm_jax.synthesis import symmetric
 
@@ -19,7 +20,11 @@ _TOLERANCE = 1e-3  # relative difference of one device and two devices; rounding
 def check(name: str, function: Callable) -> None:
     """Raises ValueError where a loss breaks the contract in registry.py. The message names the loss and what to do."""
     what = f"loss {name!r}"
-    options = signatures.check_signature(what, function, ("anchor", "positive", "labels"))
+    if takes_batch(function):
+        options = signatures.check_signature(what, function, ("embeddings", "labels"))
+        function = on_pairs(function)
+    else:
+        options = signatures.check_signature(what, function, ("anchor", "positive", "labels"))
     if "axis_name" not in options or options["axis_name"].default is not None:
         raise ValueError(
             f"{what} must take the option axis_name=None, the mapped axis that splits the batch. Gather the columns of "
@@ -36,6 +41,29 @@ def check(name: str, function: Callable) -> None:
         with_winners = functools.partial(mined, with_winners=True)
         _check_winners(what, with_winners)
         _check_values(what, lambda *batch, **axis: with_winners(*batch, **axis)[0])
+
+
+def takes_batch(function: Callable) -> bool:
+    """Whether a loss takes (embeddings, labels), as batch losses do, and not (anchor, positive, labels)."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) == 2
+
+
+def on_pairs(function: Callable) -> Callable:
+    """Turns a batch loss into one of (anchor, positive, labels), with the same options.
+
+    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images,
+    (2 n, dim) and labels (2 n,): the anchor and the positive of the first pair, those of the second, and so on.
+    """
+
+    def loss(anchor, positive, labels, *, synthesis=None, **options):
+        pairs = jnp.stack([anchor, positive], axis=1)
+        if synthesis is not None:
+            return function(pairs, labels, synthesis=synthesis, **options)
+        labels = jnp.repeat(dtypes.to_device(labels, "labels"), 2)
+        return function(pairs.reshape(len(labels), -1), labels, **options)
+
+    return loss
 
 
 def _check_synthesis_options(what: str, options: dict[str, Any]) -> None:

@@ -6,14 +6,18 @@ A loss is a pure function
 
 - `anchor` and `positive` are (n, dim) floating, `labels` is (n,) integer. Row i of anchor and positive are two images
   of the class labels[i]. Rows of equal labels are of one class.
+- A batch loss takes (embeddings, labels) instead: `embeddings` (n, dim), with any number of images per class. Training
+  gives it the images of the pairs, anchor and positive in turn.
 - All other arguments are options: keyword-only, each with a default. A config sets options by their names.
 - The result is a floating scalar, finite, with finite gradients: the mean over the rows.
 - `axis_name` (default None) is the name of the mapped axis that splits the batch over devices. Rows are then those of
   this device. The loss compares them with the columns of all devices, which
-  `symm_jax.similarity.gather((positive, labels), axis_name)` returns. The mean of the value over the devices, and the
-  mean of its gradients, must be those of the whole batch on one device.
+  `symm_jax.similarity.gather((positive, labels), axis_name)` returns, or for a batch loss that of (embeddings, labels).
+  The mean of the value over the devices, and the mean of its gradients, must be those of the whole batch on one device.
+- `key` is an option of a loss that is random. Training sets it to another PRNG key in every step.
 
-A loss may take a synthesis. It then has three more options:
+A loss may take a synthesis. Training then gives a batch loss the pairs: `embeddings` (n, 2, dim) and `labels` (n,).
+The loss has three more options:
 
 - `synthesis` (default None): (anchor, positive) -> coefficients (n, points, 2). See symm_jax/synthesis.py.
 - `candidates`: the kind of pairs of points to mine: "unordered", "ordered" or "product".
@@ -34,8 +38,16 @@ from symm_jax import errors, signatures
 from symm_jax.losses import contract
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.candidates import lookup_pairs, synthetic_share
+from symm_jax.losses.circle import circle_loss
+from symm_jax.losses.contrastive import contrastive_loss
 from symm_jax.losses.lifted_structure import lifted_structure_loss
+from symm_jax.losses.margin import margin_loss
+from symm_jax.losses.multi_similarity import multi_similarity_loss
 from symm_jax.losses.npair import npair_loss
+from symm_jax.losses.ntxent import ntxent_loss
+from symm_jax.losses.recall_at_k import recall_at_k_loss
+from symm_jax.losses.smooth_ap import smooth_ap_loss
+from symm_jax.losses.supcon import supcon_loss
 from symm_jax.losses.triplet import triplet_loss
 from symm_jax.synthesis import SYNTHESES, Synthesis
 
@@ -44,10 +56,18 @@ LOSSES: dict[str, Callable] = {
     "angular": angular_loss,
     "triplet": triplet_loss,
     "lifted_structure": lifted_structure_loss,
+    "contrastive": contrastive_loss,
+    "multi_similarity": multi_similarity_loss,
+    "supcon": supcon_loss,
+    "ntxent": ntxent_loss,
+    "circle": circle_loss,
+    "margin": margin_loss,
+    "smooth_ap": smooth_ap_loss,
+    "recall_at_k": recall_at_k_loss,
 }
 
-# Options that `from_config` sets itself.
-_RESERVED = ("synthesis", "axis_name", "with_winners")
+# Options that `from_config` sets itself, and arrays, which no config can hold.
+_RESERVED = ("synthesis", "axis_name", "with_winners", "key", "positives")
 
 
 def register(name: str, function: Callable) -> None:
@@ -82,10 +102,11 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         synthesis.
 
     Returns:
-      loss(anchor, positive, labels, axis_name=None) -> (scalar, metrics). For each loss with synthesis, metrics holds
-      "NAME/synthetic_share" (see `synthetic_share`), and for each candidate pair of points (k, l) "NAME/winner_k_l",
-      its fraction among the hardest negatives. Points are numbered as the synthesis returns them: the anchor is 0 and
-      the positive 1. A second loss of one name is logged with its position in `specs`, as in "npair_2".
+      loss(anchor, positive, labels, axis_name=None, key=None) -> (scalar, metrics). A random loss needs the PRNG key.
+      For each loss with synthesis, metrics holds "NAME/synthetic_share" (see `synthetic_share`), and for each candidate
+      pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are numbered as the
+      synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged with its position
+      in `specs`, as in "npair_2".
 
     Raises:
       InputError: no losses, an unknown name or option, or a wrong value. The message suggests the closest known name.
@@ -97,14 +118,14 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
             f"it must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}", argument="losses"
         )
     terms = [_create_term(spec) for spec in specs]
-    names = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
-    titles = [name if name not in names[:i] else f"{name}_{i + 1}" for i, name in enumerate(names)]
+    logged = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
+    titles = [name if name not in logged[:i] else f"{name}_{i + 1}" for i, name in enumerate(logged)]
 
-    def loss(anchor, positive, labels, axis_name=None):
+    def loss(anchor, positive, labels, axis_name=None, key=None):
         total: Any = 0.0
         metrics = {}
-        for title, (_, weight, function) in zip(titles, terms, strict=True):
-            value = function(anchor, positive, labels, axis_name=axis_name)
+        for title, (name, weight, function) in zip(titles, terms, strict=True):
+            value = function(anchor, positive, labels, axis_name=axis_name, **_give_key(name, key))
             if "synthesis" in function.keywords:
                 value, winners = value
                 metrics |= _describe_winners(title, winners, function.keywords["candidates"])
@@ -144,12 +165,21 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
     if synthesis:
         candidates = options.get("candidates", parameters["candidates"].default)
         options |= {"synthesis": synthesis, "candidates": candidates, "with_winners": True}
+    function = contract.on_pairs(function) if contract.takes_batch(function) else function
     function = functools.partial(function, **options)
+    embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
     try:  # shapes are enough to find a wrong value, before any work
-        jax.eval_shape(function, *2 * [jax.ShapeDtypeStruct((2, 2), "float32")], jax.ShapeDtypeStruct((2,), "int32"))
+        jax.eval_shape(
+            functools.partial(function, **_give_key(name, jax.random.key(0))), embeddings, embeddings, labels
+        )
     except (TypeError, ValueError) as error:
         raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
     return name, weight, function
+
+
+def _give_key(name: str, key: jax.Array | None) -> dict[str, jax.Array | None]:
+    """The option `key` for a loss that takes it."""
+    return {"key": key} if "key" in inspect.signature(LOSSES[name]).parameters else {}
 
 
 def _create_synthesis(spec: str | Mapping[str, Any] | None) -> Synthesis | None:

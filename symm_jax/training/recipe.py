@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
 
     model: the network.
     image_size: side in pixels of what the network sees.
-    loss: (anchor, positive, labels, axis_name) -> (scalar, metrics).
+    loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics).
     optimizer: the Optax chain.
     learning_rate: the schedule in it, step -> learning rate.
     augment: (keys, images, short_side_ratio) -> augmented images.

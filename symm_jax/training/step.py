@@ -17,7 +17,11 @@ from symm_jax.training import batches
 from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import Recipe
 
-_AUGMENT_STREAM, _INIT_STREAM = 1, 2  # independent uses of the run's key; `batches.pair_key` is stream 0
+_AUGMENT_STREAM, _INIT_STREAM, _LOSS_STREAM = (
+    1,
+    2,
+    3,
+)  # independent uses of the run's key; `batches.pair_key` is stream 0
 
 
 class State(NamedTuple):
@@ -86,12 +90,13 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     n = len(batch.labels)
     images = augment_batch(recipe, batch, state.step, 2 * n * jax.lax.axis_index(AXIS))
     images = images.reshape(2 * n, *images.shape[2:])
+    key = jax.random.fold_in(jax.random.fold_in(recipe.key, _LOSS_STREAM), state.step)
 
     def objective(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         embeddings, changed = recipe.model.apply(variables, images, mutable=["batch_stats"])
         embeddings = embeddings.reshape(n, 2, -1)
-        loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS)
+        loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS, key=key)
         metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
         penalty = recipe.weight_penalty * optim.weight_penalty(params)
         metrics = {"loss": loss, "weight_penalty": penalty} | metrics

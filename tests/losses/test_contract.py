@@ -26,7 +26,12 @@ def mean_loss(anchor, positive, labels, *, margin=0.0, axis_name=None):
     return jnp.mean(jnp.where(different, anchor @ columns.T + margin, 0))
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+# Batch losses share their rows, synthesis and axis: three of different kinds are enough.
+BATCH_LOSSES = {name for name, function in losses.LOSSES.items() if contract.takes_batch(function)}
+CHECKED = [name for name in losses.LOSSES if name not in BATCH_LOSSES - {"contrastive", "supcon", "recall_at_k"}]
+
+
+@pytest.mark.parametrize("name", CHECKED)
 def test_shipped_losses_keep_the_contract(name):
     contract.check(name, losses.LOSSES[name])
 
@@ -44,6 +49,19 @@ def test_a_registered_loss_is_named_in_a_config():
     losses.register("mean", mean_loss)
     value, metrics = losses.from_config(({"name": "mean", "margin": 0.5, "weight": 2.0},))(*BATCH)
     np.testing.assert_allclose(value, 2 * mean_loss(*BATCH, margin=0.5))
+    assert metrics == {}
+
+
+def mean_batch_loss(embeddings, labels, *, margin=0.0, axis_name=None):
+    """Mean similarity of the images of different classes: a batch loss that keeps the contract."""
+    return mean_loss(embeddings, embeddings, labels, margin=margin, axis_name=axis_name)
+
+
+def test_a_registered_batch_loss_gets_the_images_of_the_pairs():
+    losses.register("mean_batch", mean_batch_loss)
+    value, metrics = losses.from_config(({"name": "mean_batch", "margin": 0.5},))(*BATCH)
+    images, labels = np.concatenate(BATCH[:2]), np.tile(BATCH[2], 2)
+    np.testing.assert_allclose(value, mean_batch_loss(images, labels, margin=0.5), rtol=1e-6)
     assert metrics == {}
 
 
@@ -106,6 +124,11 @@ def counted_winners(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (lambda embeddings, labels: jnp.mean(embeddings), "must take the option axis_name=None.*similarity.gather"),
+        (
+            lambda embeddings, labels, *, axis_name=None: mean_batch_loss(embeddings, labels),
+            "on one device, but .* over two devices.*similarity.gather",
+        ),
         (no_axis, "must take the option axis_name=None.*similarity.gather"),
         (ignores_axis, "on one device, but .* over two devices.*similarity.gather"),
         (detached_columns, "not the same gradients.*similarity.gather"),

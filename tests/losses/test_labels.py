@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from symm_jax import dtypes, losses, synthesis
+from symm_jax.losses import contract
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 RNG = np.random.default_rng(0)
@@ -20,6 +21,10 @@ FAR = [5, 5 + 2**32, 7, 7 + 2**32]
     ids=["int64", "list", "uint64", "negative"],
 )
 def test_labels_that_int32_cannot_hold_are_refused(loss, labels):
+    if contract.takes_batch(loss):
+        with pytest.raises(ValueError, match=r"labels contain integers that u?int32 cannot hold"):
+            loss(ANCHOR, labels)
+        loss = contract.on_pairs(loss)
     with pytest.raises(ValueError, match=r"labels contain integers that u?int32 cannot hold.*np\.unique\(labels"):
         loss(ANCHOR, POSITIVE, labels)
     with pytest.raises(ValueError, match=r"int32 cannot hold"):  # inside jit too, where the labels are a constant

@@ -78,6 +78,21 @@ def test_a_plain_loss_has_no_metrics():
     assert metrics == {}
 
 
+def test_a_batch_loss_gets_pairs_for_a_synthesis_and_a_key_for_its_sample():
+    pairs = np.stack(BATCH[:2], axis=1)
+    specs = {"name": "supcon", "synthesis": "symmetric"}, {"name": "margin", "mining": "distance_weighted"}
+    key = jax.random.key(3)
+    value, metrics = jax.jit(losses.from_config(specs))(*BATCH, key=key)
+
+    @jax.jit
+    def separate(pairs, labels):
+        sampled = losses.margin_loss(pairs, labels, mining="distance_weighted", key=key)
+        return losses.supcon_loss(pairs, labels, synthesis=synthesis.symmetric) + sampled
+
+    np.testing.assert_allclose(value, separate(pairs, BATCH[2]), rtol=1e-5)
+    assert sum(x for name, x in metrics.items() if "winner" in name) == pytest.approx(1)
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("spec", "message"),
@@ -100,6 +115,12 @@ def test_a_plain_loss_has_no_metrics():
         ({"name": "npair", "synthesis": {"name": "interpolated", "num": 0}}, "num must be"),
         ({"name": "npair", "block_size": 0}, "block_size"),
         ({"name": "npair", "scale": "16"}, "scale of 'npair' must be a number"),
+        ({"name": "margin", "mining": "hard"}, "mining must be all or distance_weighted"),
+        ({"name": "margin", "key": 3}, "no option 'key'"),
+        ({"name": "supcon", "temperatures": 0.2}, "did you mean 'temperature'"),
+        ({"name": "supcon", "positives": None}, "no option 'positives'"),
+        ({"name": "multi_similarity", "alpha": 0.0}, "alpha must be"),
+        ({"name": "recall_at_k", "ks": (1, "2")}, "ks of 'recall_at_k' must be a tuple of integers"),
         ({"synthesis": "symmetric"}, "has no name"),
         ("npair", "must be a tuple of mappings"),
     ],

@@ -1,0 +1,78 @@
+"""The NT-Xent loss."""
+
+import jax
+
+from symm_jax.losses import pair_loss, rows
+from symm_jax.losses.rows import Embeddings, Labels, Loss, Mean, Positives, Row, Winners
+from symm_jax.synthesis import Synthesis
+
+
+def ntxent_loss(
+    embeddings: Embeddings,
+    labels: Labels,
+    *,
+    temperature: float = 0.07,
+    positives: Positives = None,
+    synthesis: Synthesis | None = None,
+    l2_normalize: bool = True,
+    candidates: str = "product",
+    with_winners: bool = False,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Loss | tuple[Loss, Winners]:
+    """NT-Xent (Chen et al., ICML 2020; InfoNCE), for any number of positives.
+
+    The mean over all positives p of all rows of
+
+        -log(e^(s_p / temperature) / (e^(s_p / temperature) + sum over negatives z of e^(s_z / temperature)))
+
+    where s is the cosine similarity. Other positives are not in the denominator, as in pytorch-metric-learning, whose
+    default the temperature is. With synthesis, s of a negative is the largest over the candidate pairs of points of two
+    classes.
+
+    Args:
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
+        of JAX are an error.
+      temperature: divides the similarities, above 0.
+      positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
+        devices (n, N), the rows of this device.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm.
+      candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 input), 0 without positives. If `with_winners`, also the
+      fraction (points, points) of each pair among the hardest negatives: see `synthetic_share`.
+
+    Raises:
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{ntxent_loss(x, jnp.array([0, 0, 1]), temperature=1.0):.4f}")  # log(1 + exp(-1))
+      0.3133
+    """
+    pair_loss.check_number("temperature", temperature, above=0)
+    batch = rows.prepare(
+        embeddings,
+        labels,
+        positives=positives,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        candidates=candidates,
+        with_winners=with_winners,
+        block_size=block_size,
+        axis_name=axis_name,
+    )
+
+    def formula(row: Row) -> Mean:
+        logits = row.values / temperature
+        negatives = rows.log_sum_exp(logits, row.negative)
+        return rows.mean(jax.nn.softplus(negatives[:, None] - logits), row.positive)
+
+    return rows.mean_over_rows(batch, formula)

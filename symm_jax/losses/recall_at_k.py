@@ -1,0 +1,94 @@
+"""The Recall@k surrogate loss."""
+
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+from symm_jax.losses import pair_loss, rows, soft_ranks
+from symm_jax.losses.rows import Embeddings, Labels, Loss, Mean, Positives, Row, Winners
+from symm_jax.synthesis import Synthesis
+
+
+def recall_at_k_loss(
+    embeddings: Embeddings,
+    labels: Labels,
+    *,
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16),
+    rank_temperature: float = 0.01,
+    recall_temperature: float = 1.0,
+    positives: Positives = None,
+    synthesis: Synthesis | None = None,
+    l2_normalize: bool = True,
+    candidates: str = "product",
+    with_winners: bool = False,
+    block_size: int | None = None,
+    axis_name: str | None = None,
+) -> Loss | tuple[Loss, Winners]:
+    """Recall@k surrogate (Patel et al., CVPR 2022): one minus a smooth Recall@k, averaged over k.
+
+    Each image with a positive is a query. Its Recall@k is
+
+        min(k, sum over positives p of sigmoid((k - rank_p) / recall_temperature)) / min(k, number of positives)
+        rank_p = 1 + sum over all other images z of sigmoid((s_z - s_p) / rank_temperature)
+
+    where s is the cosine similarity with the query. The defaults are the paper's. With synthesis, s of a negative is
+    the largest over the candidate pairs of points of two classes. Time grows with n^2 x the images of the largest
+    class.
+
+    Args:
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
+        of JAX are an error.
+      ks: the numbers k, integers above 0.
+      rank_temperature: width of the sigmoid that counts images ahead of a positive, above 0.
+      recall_temperature: width of the sigmoid that counts ranks up to k, above 0.
+      positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
+        devices (n, N), the rows of this device.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      l2_normalize: compare embeddings of unit norm.
+      candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
+      with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
+      block_size: number of rows in a block; memory grows with n x block_size. None: chosen for speed.
+      axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 input), 0 without positives. If `with_winners`, also the
+      fraction (points, points) of each pair among the hardest negatives: see `synthetic_share`.
+
+    Raises:
+      ValueError: a shape, a dtype or an option is wrong, or a label or embedding does not fit JAX's 32 bits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{recall_at_k_loss(x, jnp.array([0, 0, 1]), ks=(1,)):.4f}")  # 1 - sigmoid(1 - 1)
+      0.5000
+    """
+    pair_loss.check_number("rank_temperature", rank_temperature, above=0)
+    pair_loss.check_number("recall_temperature", recall_temperature, above=0)
+    if not ks or not all(isinstance(k, numbers.Integral) and k > 0 for k in ks):
+        raise ValueError(f"ks must be integers above 0, one at least; got {ks!r}")
+    batch = rows.prepare(
+        embeddings,
+        labels,
+        positives=positives,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        candidates=candidates,
+        with_winners=with_winners,
+        block_size=block_size,
+        axis_name=axis_name,
+    )
+
+    def formula(row: Row) -> Mean:
+        others = row.positive | row.negative
+        [ranks] = soft_ranks.rank_positives(row.values, row.positive, (others,), rank_temperature)
+        number = jnp.sum(row.positive, axis=1)
+        recalls = []
+        for k in ks:
+            reached = jnp.where(row.positive, jax.nn.sigmoid((k - ranks) / recall_temperature), 0)
+            recalls.append(jnp.minimum(k, jnp.sum(reached, axis=1)) / jnp.clip(number, 1, k))
+        return rows.mean(1 - sum(recalls) / len(ks), number > 0)
+
+    return rows.mean_over_rows(batch, formula)
