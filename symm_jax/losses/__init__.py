@@ -24,15 +24,18 @@ from symm_jax.losses.norm_softmax import norm_softmax_loss
 from symm_jax.losses.npair import npair_loss
 from symm_jax.losses.proxy_anchor import proxy_anchor_loss
 from symm_jax.losses.proxy_nca import proxy_nca_loss
+from symm_jax.losses.proxy_terms import PROXY_LOSSES, create_proxies
 from symm_jax.losses.registry import LOSSES, find_synthesis, from_config, register
 from symm_jax.losses.soft_triple import soft_triple_loss
 from symm_jax.losses.triplet import triplet_loss
 
 __all__ = [
     "LOSSES",
+    "PROXY_LOSSES",
     "angular_loss",
     "arcface_loss",
     "cosface_loss",
+    "create_proxies",
     "find_synthesis",
     "from_config",
     "init_proxies",

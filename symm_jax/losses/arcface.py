@@ -53,7 +53,9 @@ def arcface_loss(
     if degrees >= 180:
         raise ValueError(f"degrees must be below 180, got {degrees!r}")
     pair_loss.check_number("scale", scale, above=0)
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare(
+        "arcface_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(2, 3)
+    )
     cosines = proxy_loss.cosines(batch)
     if cosines.ndim == 3:
         cosines = jnp.max(cosines, axis=1)

@@ -43,6 +43,6 @@ def cosface_loss(
     """
     pair_loss.check_number("margin", margin)
     pair_loss.check_number("scale", scale, above=0)
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare("cosface_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
     cosines = proxy_loss.cosines(batch)
     return proxy_loss.cross_entropy(batch, scale * cosines, scale * (proxy_loss.own(batch, cosines) - margin))

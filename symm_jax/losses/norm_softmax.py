@@ -40,6 +40,6 @@ def norm_softmax_loss(
       0.3133
     """
     pair_loss.check_number("temperature", temperature, above=0)
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare("norm_softmax_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
     logits = proxy_loss.cosines(batch) / temperature
     return proxy_loss.cross_entropy(batch, logits, proxy_loss.own(batch, logits))

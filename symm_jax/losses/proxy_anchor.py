@@ -55,7 +55,7 @@ def proxy_anchor_loss(
     """
     pair_loss.check_number("margin", margin)
     pair_loss.check_number("alpha", alpha, above=0)
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare("proxy_anchor_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
     cosines, is_own = proxy_loss.cosines(batch), proxy_loss.is_own(batch)
     sums = (
         proxy_loss.log_sum_exp(-alpha * (cosines - margin), is_own, axis=0),

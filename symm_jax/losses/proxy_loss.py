@@ -3,9 +3,9 @@
 A proxy is a learnt vector that stands for a class. A proxy loss compares each image with the proxies of all classes
 instead of with other images. Each loss is a formula over one matrix, the cosines (n, classes):
 
-    batch = prepare(embeddings, labels, proxies)    # checked, of unit norm
-    values = cosines(batch)                         # (n, classes)
-    target = own(batch, values)                     # (n,), of each image with the proxy of its class
+    batch = prepare("my_loss", embeddings, labels, proxies, l2_normalize=True)  # checked, of unit norm
+    values = cosines(batch)  # (n, classes)
+    target = own(batch, values)  # (n,), of each image with the proxy of its class
     return cross_entropy(batch, scale * values, scale * (target - margin))
 
 A synthesis of classes belongs between `prepare` and `cosines`: it adds rows to `embeddings` and `labels`, and classes
@@ -43,8 +43,24 @@ class Batch(NamedTuple):
     proxies: jax.Array  # (classes, dim) or (classes, per class, dim)
 
 
-def prepare(embeddings: ArrayLike, labels: ArrayLike, proxies: ArrayLike, *, l2_normalize: bool = True) -> Batch:
+def prepare(
+    loss: str,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    proxies: ArrayLike,
+    *,
+    l2_normalize: bool,
+    dimensions: tuple[int, ...] = (2,),
+) -> Batch:
     """Checks the arguments of a proxy loss. With `l2_normalize`, embeddings and proxies get unit norm.
+
+    Args:
+      loss: the function's name, for messages.
+      embeddings: (n, dim).
+      labels: (n,).
+      proxies: (classes, dim) or (classes, per class, dim).
+      l2_normalize: an option of all proxy losses.
+      dimensions: the numbers of dimensions of proxies that the loss takes.
 
     Raises:
       ValueError: shapes, dtypes, labels or options do not fit.
@@ -52,6 +68,9 @@ def prepare(embeddings: ArrayLike, labels: ArrayLike, proxies: ArrayLike, *, l2_
     x, p = dtypes.to_device(embeddings, "embeddings"), dtypes.to_device(proxies, "proxies")
     y = dtypes.to_device(labels, "labels")
     _check(x, y, p, l2_normalize)
+    if p.ndim not in dimensions:
+        shapes = {2: "(classes, dim)", 3: "(classes, per class, dim)"}
+        raise ValueError(f"{loss} takes proxies {' or '.join(shapes[d] for d in dimensions)}, got {p.shape}")
     _check_range(labels, len(p))
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, p.dtype), jnp.float32)
     x, p = x.astype(dtype), p.astype(dtype)
@@ -99,8 +118,8 @@ def _check(x: jax.Array, y: jax.Array, p: jax.Array, l2_normalize: object) -> No
         raise ValueError(f"embeddings must be (n, dim), not empty; got {x.shape}")
     if p.ndim not in (2, 3) or not p.size or p.shape[-1] != x.shape[1]:
         raise ValueError(
-            f"proxies must be (classes, dim) = (classes, {x.shape[1]}) for embeddings {x.shape}, not empty, or (classes, "
-            f"per class, dim) where a loss has several proxies per class; got {p.shape}"
+            f"proxies must be (classes, dim) = (classes, {x.shape[1]}) for embeddings {x.shape}, or (classes, per class, "
+            f"dim), not empty; got {p.shape}"
         )
     for name, array in (("embeddings", x), ("proxies", p)):
         if not jnp.issubdtype(array.dtype, jnp.floating):

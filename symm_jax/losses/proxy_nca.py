@@ -47,7 +47,7 @@ def proxy_nca_loss(
     pair_loss.check_number("scale", scale, above=0)
     if not isinstance(with_positive, bool):
         raise ValueError(f"with_positive must be True or False, got {with_positive!r}")
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare("proxy_nca_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
     logits = 2 * scale * proxy_loss.cosines(batch)  # d^2 = 2 - 2 cosine, and the 2 cancels
     target = proxy_loss.own(batch, logits)
     if with_positive:

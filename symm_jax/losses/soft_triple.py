@@ -58,7 +58,9 @@ def soft_triple_loss(
     pair_loss.check_number("scale", scale, above=0)
     pair_loss.check_number("gamma", gamma, above=0)
     pair_loss.check_number("center_reg", center_reg)
-    batch = proxy_loss.prepare(embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare(
+        "soft_triple_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(3,)
+    )
     cosines = proxy_loss.cosines(batch)
     relaxed = jnp.sum(jax.nn.softmax(cosines / gamma, axis=1) * cosines, axis=1)
     loss = proxy_loss.cross_entropy(batch, scale * relaxed, scale * (proxy_loss.own(batch, relaxed) - margin))
