@@ -73,5 +73,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_penalty = 5e-3  # x sum of 0.5 |w|^2 over all arrays, inside the loss
     config.optimizer.embedding_gradient_scale = 10.0  # before Adam
     config.optimizer.backbone_rate = 1.0  # factor on the backbone's learning rate; 0 freezes it
+    config.optimizer.proxy_rate = 100.0  # factor on the learning rate of the proxies, for losses that have them
     config.optimizer.clip_norm = 0.0  # largest norm of one array's gradient; 0 does not clip
     return config

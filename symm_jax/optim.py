@@ -28,6 +28,7 @@ def create(
     embedding_gradient_scale: float = 10.0,
     clip_norm: float = 0.0,
     backbone_rate: float = 1.0,
+    proxy_rate: float = 1.0,
 ) -> optax.GradientTransformation:
     """Creates the optimiser: embedding gradients x 10, then an optional clip of each array, then Adam.
 
@@ -43,9 +44,10 @@ def create(
       clip_norm: largest L2 norm of the gradient of an array; 0: no clip.
       backbone_rate: learning rate of params["backbone"] divided by that of the other parameters; 0 freezes the
         backbone. Fine-tuning today does this. The original's factor of gradients has the same purpose.
+      proxy_rate: learning rate of params["proxies"] divided by that of the embedding. Only with proxies.
 
     Returns:
-      The transformation. params has the top-level keys "backbone" and "embedding".
+      The transformation. params has the top-level keys "backbone" and "embedding", and with proxy losses "proxies".
     """
     steps = [scale_embedding_gradients(embedding_gradient_scale)]
     if clip_norm:
@@ -56,7 +58,11 @@ def create(
             "backbone": optax.scale(backbone_rate),
             "embedding": optax.identity(),
         }
-        steps.append(optax.partition(groups, lambda params: {name: name for name in params}))
+        steps.append(
+            optax.partition(groups, lambda params: {name: name if name in groups else "embedding" for name in params})
+        )
+    if proxy_rate != 1:
+        steps.append(_scale_key("proxies", proxy_rate))
     return optax.chain(*steps)
 
 
@@ -94,10 +100,13 @@ def sum_of_squares(tree: Any) -> jax.Array:
 
 def scale_embedding_gradients(factor: float) -> optax.GradientTransformation:
     """Multiplies the updates of the top-level key "embedding" by `factor`."""
+    return _scale_key("embedding", factor)
 
+
+def _scale_key(key: str, factor: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
-        return {k: jax.tree.map(lambda g: factor * g, v) if k == "embedding" else v for k, v in updates.items()}, state
+        return {k: jax.tree.map(lambda g: factor * g, v) if k == key else v for k, v in updates.items()}, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -38,12 +38,14 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Scales the rows of x (n, dim) to unit L2 norm. A zero row stays zero, with gradient 0."""
-    # Division by the largest entry keeps the squares of huge and tiny rows within the range of the dtype.
+    """Scales the rows of x (n, dim) to unit L2 norm. A row of zeros and denormal numbers becomes zero, with gradient 0."""
+    # A factor keeps the squares of huge and tiny rows within the range of the dtype. 4 / largest is itself within it.
+    # A product takes half of the time of a division.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.where(largest > 0, largest, 1)
+    ok = largest > jnp.finfo(x.dtype).tiny
+    x = x * (4 / jnp.where(ok, largest, 4))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return jnp.where(largest > 0, x * jax.lax.rsqrt(jnp.where(largest > 0, square, 1)), 0)
+    return jnp.where(ok, x * jax.lax.rsqrt(jnp.where(ok, square, 1)), 0)
 
 
 def root(square: jax.Array) -> jax.Array:

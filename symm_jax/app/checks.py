@@ -31,6 +31,7 @@ _NOT_NEGATIVE = (
     "optimizer.embedding_gradient_scale",
     "optimizer.clip_norm",
     "optimizer.backbone_rate",
+    "optimizer.proxy_rate",
     "augment.min_margin",
 )
 _DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -58,6 +58,21 @@ def class_table(labels: np.ndarray, rows: np.ndarray, images_per_class: int = 2)
     return ClassTable(order, start[keep].astype(np.int32), count[keep].astype(np.int32))
 
 
+def number_classes(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers the classes of the images `rows` of (n,) labels from 0, in their order.
+
+    Returns:
+      (n,) int32, -1 for images of other classes; and the number of classes.
+
+    Example:
+      >>> number_classes(np.array([7, 3, 9, 7]), np.array([0, 1]))
+      (array([ 1,  0, -1,  1], dtype=int32), 2)
+    """
+    classes = np.unique(labels[rows])
+    position = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    return np.where(classes[position] == labels, position, -1).astype(np.int32), len(classes)
+
+
 def require_classes(table: ClassTable, num_pairs: int, images_per_class: int = 2) -> None:
     """Raises InputError when there are fewer classes with `images_per_class` images than a batch has."""
     needed, known = 2 * num_pairs // images_per_class, len(table.count)

@@ -20,35 +20,52 @@ The contract of a loss is in registry.py. `register` adds your own loss to LOSSE
 """
 
 from symm_jax.losses.angular import angular_loss
+from symm_jax.losses.arcface import arcface_loss
 from symm_jax.losses.candidates import synthetic_share
 from symm_jax.losses.circle import circle_loss
 from symm_jax.losses.contrastive import contrastive_loss
+from symm_jax.losses.cosface import cosface_loss
+from symm_jax.losses.init_proxies import init_proxies
 from symm_jax.losses.lifted_structure import lifted_structure_loss
 from symm_jax.losses.margin import margin_loss
 from symm_jax.losses.multi_similarity import multi_similarity_loss
+from symm_jax.losses.norm_softmax import norm_softmax_loss
 from symm_jax.losses.npair import npair_loss
 from symm_jax.losses.ntxent import ntxent_loss
+from symm_jax.losses.proxy_anchor import proxy_anchor_loss
+from symm_jax.losses.proxy_nca import proxy_nca_loss
+from symm_jax.losses.proxy_terms import PROXY_LOSSES, create_proxies
 from symm_jax.losses.recall_at_k import recall_at_k_loss
 from symm_jax.losses.registry import LOSSES, find_synthesis, from_config, register
 from symm_jax.losses.smooth_ap import smooth_ap_loss
+from symm_jax.losses.soft_triple import soft_triple_loss
 from symm_jax.losses.supcon import supcon_loss
 from symm_jax.losses.triplet import triplet_loss
 
 __all__ = [
     "LOSSES",
+    "PROXY_LOSSES",
     "angular_loss",
+    "arcface_loss",
     "circle_loss",
     "contrastive_loss",
+    "cosface_loss",
+    "create_proxies",
     "find_synthesis",
     "from_config",
+    "init_proxies",
     "lifted_structure_loss",
     "margin_loss",
     "multi_similarity_loss",
+    "norm_softmax_loss",
     "npair_loss",
     "ntxent_loss",
+    "proxy_anchor_loss",
+    "proxy_nca_loss",
     "recall_at_k_loss",
     "register",
     "smooth_ap_loss",
+    "soft_triple_loss",
     "supcon_loss",
     "synthetic_share",
     "triplet_loss",

@@ -35,7 +35,7 @@ from typing import Any
 import jax
 
 from symm_jax import errors, signatures
-from symm_jax.losses import contract
+from symm_jax.losses import contract, proxy_terms
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.candidates import lookup_pairs, synthetic_share
 from symm_jax.losses.circle import circle_loss
@@ -97,7 +97,7 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
     """Creates the weighted sum of the losses that a config names.
 
     Args:
-      specs: mappings with "name" (a key of LOSSES) and the loss's own options. Optional are "weight" (default 1) and
+      specs: mappings with "name" (a key of LOSSES or PROXY_LOSSES) and the loss's own options. Optional are "weight" (default 1) and
         "synthesis": a key of SYNTHESES, or a mapping with "name" and the synthesis's own options. "" or None: no
         synthesis.
 
@@ -107,6 +107,8 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
       pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are numbered as the
       synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged with its position
       in `specs`, as in "npair_2".
+      With proxy losses the function also takes `proxies`, from `create_proxies`. Those losses get both images of each
+      pair, (2 n, dim), and labels from 0 to classes - 1.
 
     Raises:
       InputError: no losses, an unknown name or option, or a wrong value. The message suggests the closest known name.
@@ -117,7 +119,8 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         raise errors.InputError(
             f"it must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}", argument="losses"
         )
-    terms = [_create_term(spec) for spec in specs]
+    proxy = [_create_proxy_term(title, spec) for title, spec in proxy_terms.with_titles(specs)]
+    terms = [_create_term(spec) for spec in specs if not proxy_terms.has_proxies(spec)]
     logged = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
     titles = [name if name not in logged[:i] else f"{name}_{i + 1}" for i, name in enumerate(logged)]
 
@@ -132,7 +135,7 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
             total += weight * value
         return total, metrics
 
-    return loss
+    return proxy_terms.add(loss, proxy) if proxy else loss
 
 
 def find_synthesis(specs: Sequence[Mapping[str, Any]]) -> Synthesis | None:
@@ -152,15 +155,14 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
     name = options.pop("name", "")
     if not name:
         raise errors.InputError(f"{dict(spec)} has no name; give one of {', '.join(LOSSES)}", argument="losses")
-    function = errors.lookup("loss", name, LOSSES, argument="losses")
+    errors.lookup("loss", name, LOSSES | proxy_terms.PROXY_LOSSES, argument="losses")
+    function = LOSSES[name]
     parameters = inspect.signature(function).parameters
     common = [key for key in ("weight", "synthesis") if key == "weight" or key in parameters]
     _check_options(
         repr(name), function, options, common + [key for key in _list_options(function) if key not in _RESERVED]
     )
-    weight = options.pop("weight", 1.0)
-    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
-        raise errors.InputError(f"weight of {name!r} must be a finite number >= 0, got {weight!r}", argument="losses")
+    weight = _pop_weight(name, options)
     synthesis = _create_synthesis(options.pop("synthesis", None))
     if synthesis:
         candidates = options.get("candidates", parameters["candidates"].default)
@@ -180,6 +182,33 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
 def _give_key(name: str, key: jax.Array | None) -> dict[str, jax.Array | None]:
     """The option `key` for a loss that takes it."""
     return {"key": key} if "key" in inspect.signature(LOSSES[name]).parameters else {}
+
+
+def _create_proxy_term(title: str, spec: Mapping[str, Any]) -> proxy_terms.Term:
+    """Returns the proxy loss of a spec with its options."""
+    options = dict(spec)
+    name = options.pop("name")
+    function = proxy_terms.PROXY_LOSSES[name]
+    own = [key for key in _list_options(function) if key not in _RESERVED]
+    per_class = [key for key in ("per_class",) if name in proxy_terms.PER_CLASS]
+    _check_options(repr(name), function, options, ["weight", *per_class, *own])
+    weight = _pop_weight(name, options)
+    options.pop("per_class", None)
+    function = functools.partial(function, **options)
+    try:  # shapes are enough to find a wrong value, before any work
+        proxies = jax.eval_shape(lambda: proxy_terms.create_proxies([spec], jax.random.key(0), classes=2, dim=2))[name]
+        embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+        jax.eval_shape(function, embeddings, labels, proxies)
+    except (TypeError, ValueError) as error:
+        raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
+    return proxy_terms.Term(title, weight, function)
+
+
+def _pop_weight(name: str, options: dict[str, Any]) -> float:
+    weight = options.pop("weight", 1.0)
+    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
+        raise errors.InputError(f"weight of {name!r} must be a finite number >= 0, got {weight!r}", argument="losses")
+    return weight
 
 
 def _create_synthesis(spec: str | Mapping[str, Any] | None) -> Synthesis | None:

@@ -142,7 +142,9 @@ def keep(workdir: Path, criterion: str, row: Mapping[str, Any], metric: str, emb
     with files.new_directory(paths.best(workdir), replace=True) as folder:
         source = next(p for p in (workdir, paths.best(workdir)) if paths.checkpoint(p, step).exists())
         shutil.copytree(
-            paths.checkpoint(source, step), paths.checkpoint(folder, step), ignore=shutil.ignore_patterns("opt_state")
+            paths.checkpoint(source, step),
+            paths.checkpoint(folder, step),
+            ignore=shutil.ignore_patterns("opt_state", "proxies"),
         )
         shutil.copyfile(paths.config(workdir), paths.config(folder))
         path = folder / paths.embeddings(workdir).name

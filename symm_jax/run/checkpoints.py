@@ -1,6 +1,7 @@
-"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,batch_stats,opt_state,config,digests}.
+"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,proxies,batch_stats,opt_state,config,digests}.
 
-Parameters, running statistics and optimiser state are separate items. Evaluation does not read the optimiser state.
+Parameters of the network, proxies of the loss, running statistics and optimiser state are separate items. Evaluation
+does not read the proxies and the optimiser state.
 Arrays are stored as one device holds them, so a run may be resumed on another number of devices.
 A checkpoint is read back and compared with its digests before it gets its name, and again whenever it is restored.
 A checkpoint that is damaged, or whose values are not finite, is never used. It is kept aside and never deleted.
@@ -69,7 +70,9 @@ class Writer:
           FloatingPointError: an array contains NaN or infinity. Nothing was saved.
           OSError: this save or the one before has failed, e.g. because the disk is full.
         """
-        trees = {"params": params, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
+        network, proxies = split_proxies(params)
+        trees = {"params": network, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
+        trees |= {"proxies": proxies} if proxies else {}
         if bad := digests.not_finite(trees):
             raise FloatingPointError(
                 f"training diverged by step {step}: {bad} contain NaN or infinity after the update; this step was not "
@@ -145,6 +148,11 @@ class Writer:
         except InputError:  # the best step is not known: nothing is deleted, and evaluation reports the damage
             return
         delete_old(self._workdir, self._keep, choice["step"] if choice else None)
+
+
+def split_proxies(params: Any) -> tuple[Any, Any]:
+    """The parameters of the network, and params["proxies"], or {} without proxy losses."""
+    return {name: tree for name, tree in params.items() if name != "proxies"}, params.get("proxies", {})
 
 
 def steps(workdir: Path) -> list[int]:

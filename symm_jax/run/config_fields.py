@@ -52,6 +52,7 @@ FIELDS: dict[str, Any] = {
     "optimizer.weight_penalty": float,
     "optimizer.embedding_gradient_scale": float,
     "optimizer.backbone_rate": float,
+    "optimizer.proxy_rate": float,
     "optimizer.clip_norm": float,
 }
 _SECTIONS = {name.partition(".")[0] for name in FIELDS if "." in name}

@@ -26,6 +26,7 @@ LEGACY_DEFAULTS = {
     "data.accept_duplicates": True,
     "model.mirrors": (),
     "optimizer.backbone_rate": 1.0,
+    "optimizer.proxy_rate": 100.0,  # there were no proxies
 }
 
 

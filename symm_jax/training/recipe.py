@@ -11,6 +11,7 @@ import optax
 
 from symm_jax import losses, models, optim
 from symm_jax.data import augment, datasets
+from symm_jax.losses.proxy_terms import has_proxies
 from symm_jax.run import config_fields, config_json
 
 
@@ -27,7 +28,8 @@ class Recipe(NamedTuple):
 
     model: the network.
     image_size: side in pixels of what the network sees.
-    loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics).
+    loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics); with proxy losses, `proxies` is a keyword.
+    create_proxies: (key, classes) -> the first params["proxies"]; {} without proxy losses.
     optimizer: the Optax chain.
     learning_rate: the schedule in it, step -> learning rate.
     augment: (keys, images, short_side_ratio) -> augmented images.
@@ -38,6 +40,7 @@ class Recipe(NamedTuple):
     model: nn.Module
     image_size: int
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    create_proxies: Callable[[jax.Array, int], dict[str, jax.Array]]
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     augment: Callable[..., jax.Array]
@@ -96,6 +99,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
         model=models.create(m.name, dim=m.dim, dtype=m.dtype, param_dtype=m.param_dtype, **m.options),
         image_size=config.data.image_size,
         loss=losses.from_config(config.losses),
+        create_proxies=lambda key, classes: losses.create_proxies(config.losses, key, classes, m.dim),
         optimizer=optim.create(
             schedule,
             b1=o.b1,
@@ -104,6 +108,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
             embedding_gradient_scale=o.embedding_gradient_scale,
             clip_norm=o.clip_norm,
             backbone_rate=o.backbone_rate,
+            proxy_rate=o.proxy_rate if any(map(has_proxies, config.losses)) else 1.0,
         ),
         learning_rate=schedule,
         augment=functools.partial(augment.augment, image_size=config.data.image_size, **config.augment),

@@ -17,18 +17,15 @@ from symm_jax.training import batches
 from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import Recipe
 
-_AUGMENT_STREAM, _INIT_STREAM, _LOSS_STREAM = (
-    1,
-    2,
-    3,
-)  # independent uses of the run's key; `batches.pair_key` is stream 0
+# Independent uses of the run's key; `batches.pair_key` is stream 0.
+_AUGMENT_STREAM, _INIT_STREAM, _LOSS_STREAM, _PROXY_STREAM = 1, 2, 3, 4
 
 
 class State(NamedTuple):
     """The state of training.
 
     step: number of updates made so far.
-    params: parameters of the network.
+    params: parameters of the network, and params["proxies"], those of losses that have proxies.
     opt_state: state of the optimiser.
     batch_stats: running statistics of batch norms that are trained; {} for a network without.
     """
@@ -39,20 +36,30 @@ class State(NamedTuple):
     batch_stats: Any
 
 
-def create_state(recipe: Recipe, *, backbone: Any = None, restore_from: Path | None = None) -> State:
+def create_state(recipe: Recipe, *, classes: int = 0, backbone: Any = None, restore_from: Path | None = None) -> State:
     """The state to start from.
 
     Args:
       recipe: the parts of the run.
+      classes: number of training classes. Only proxy losses need it.
       backbone: pretrained variables of the backbone, as `models.load_pretrained` reads them; None for random ones.
       restore_from: a workdir, whose newest checkpoint that is not damaged is read; None for a new state.
     """
-    init = functools.partial(models.init_variables, recipe.model, recipe.image_size)
+
+    def init(key):
+        variables = models.init_variables(recipe.model, recipe.image_size, key)
+        proxies = recipe.create_proxies(jax.random.fold_in(recipe.key, _PROXY_STREAM), classes)
+        return variables | {"params": variables["params"] | ({"proxies": proxies} if proxies else {})}
+
     key = jax.random.fold_in(recipe.key, _INIT_STREAM)
     if restore_from is not None:
         shapes = jax.eval_shape(init, key)
         opt_state = jax.eval_shape(recipe.optimizer.init, shapes["params"])
+        network, proxies = checkpoints.split_proxies(shapes["params"])
+        shapes |= {"params": network} | ({"proxies": proxies} if proxies else {})
         step, items = checkpoints.restore_newest(restore_from, opt_state=opt_state, **shapes)
+        if proxies:
+            items["params"] |= {"proxies": items.pop("proxies")}
         return State(jnp.asarray(step, jnp.int32), **({"batch_stats": {}} | items))
     variables = jax.jit(init)(key)
     for kind, values in (backbone or {}).items():
@@ -93,12 +100,16 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     key = jax.random.fold_in(jax.random.fold_in(recipe.key, _LOSS_STREAM), state.step)
 
     def objective(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        network, proxies = checkpoints.split_proxies(params)
+        variables = {"params": network, "batch_stats": state.batch_stats}
         embeddings, changed = recipe.model.apply(variables, images, mutable=["batch_stats"])
         embeddings = embeddings.reshape(n, 2, -1)
-        loss, metrics = recipe.loss(embeddings[:, 0], embeddings[:, 1], batch.labels, axis_name=AXIS, key=key)
+        options = {"proxies": proxies} if proxies else {}
+        anchor, positive = embeddings[:, 0], embeddings[:, 1]
+        loss, metrics = recipe.loss(anchor, positive, batch.labels, axis_name=AXIS, key=key, **options)
         metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
-        penalty = recipe.weight_penalty * optim.weight_penalty(params)
+        # Losses use the direction of proxies only, so a penalty on their norms would only change their learning rate.
+        penalty = recipe.weight_penalty * optim.weight_penalty(network)
         metrics = {"loss": loss, "weight_penalty": penalty} | metrics
         return loss + penalty, (metrics, changed.get("batch_stats", {}))
 

@@ -42,12 +42,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     # Loaded before training: a corrupt test image is found now and not at the end.
     test, _ = splits.load_evaluation(plan.source, plan.recipe.image_size, plan.recall_ks)
     rows, table = training_rows(plan, arrays)
-    pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
+    labels, classes = pairs.number_classes(arrays.labels, rows)
+    arrays = arrays._replace(labels=labels)
+    pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
     with workdirs.claim(workdir, plan.config), contextlib.ExitStack() as stack:
         workdirs.check_data(workdir, data)
-        state = _first_state(plan, backbone, workdir, resumes=bool(finished))
+        state = _first_state(plan, classes, backbone, workdir, resumes=bool(finished))
         first_step = int(state.step)
         resident = plan.on_device == "always" or (plan.on_device == "auto" and batches.fits_in_device_memory(arrays))
         log = None
@@ -108,11 +110,12 @@ def training_rows(plan: Plan, arrays: Arrays) -> tuple[np.ndarray, pairs.ClassTa
     return rows, pairs.class_table(arrays.labels, rows, plan.images_per_class)
 
 
-def _first_state(plan: Plan, backbone: dict[str, Any] | None, workdir: Path, *, resumes: bool) -> State:
+def _first_state(plan: Plan, classes: int, backbone: dict[str, Any] | None, workdir: Path, *, resumes: bool) -> State:
     """The state to start from. Damaged checkpoints after it are set aside, so that their steps can be saved again."""
     if not resumes and checkpoints.steps(workdir):
         raise InputError(f"another process has trained in {workdir} meanwhile; start again", argument="workdir")
-    state = create_state(plan.recipe, backbone=backbone, restore_from=workdir if resumes else None)
+    restore_from = workdir if resumes else None
+    state = create_state(plan.recipe, classes=classes, backbone=backbone, restore_from=restore_from)
     if distributed.is_main():
         for path in checkpoints.set_aside(workdir, int(state.step)):
             errors.warn(f"the damaged checkpoint is kept as {path}")

@@ -1,0 +1,148 @@
+"""The common part of the proxy losses: checks of arguments, cosines of images and proxies, and the cross-entropy.
+
+A proxy is a learnt vector that stands for a class. A proxy loss compares each image with the proxies of all classes
+instead of with other images. Each loss is a formula over one matrix, the cosines (n, classes):
+
+    batch = prepare("my_loss", embeddings, labels, proxies, l2_normalize=True)  # checked, of unit norm
+    values = cosines(batch)  # (n, classes)
+    target = own(batch, values)  # (n,), of each image with the proxy of its class
+    return cross_entropy(batch, scale * values, scale * (target - margin))
+
+A synthesis of classes belongs between `prepare` and `cosines`: it adds rows to `embeddings` and `labels`, and classes
+to `proxies`. The formulas then see a larger matrix.
+
+Across devices the rows are split, and every device has all proxies. The value is the mean over the rows of this device.
+The gradient of the proxies is then that of this device's rows. The mean over the devices is the gradient of the whole
+batch, as for the parameters of the network.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer
+
+from symm_jax import dtypes, similarity
+
+Embeddings = Float[ArrayLike, "n dim"]
+Labels = Integer[ArrayLike, " n"]
+Proxies = Float[ArrayLike, "classes dim"]
+Centers = Float[ArrayLike, "classes per_class dim"]
+Loss = Float[Array, ""]
+
+_NEVER = -1e30  # exponent of an entry that does not count. It is finite, so that an empty sum is finite.
+
+
+class Batch(NamedTuple):
+    """The checked arguments of a proxy loss, float32 or float64."""
+
+    embeddings: jax.Array  # (n, dim)
+    labels: jax.Array  # (n,), rows of `proxies`
+    proxies: jax.Array  # (classes, dim) or (classes, per class, dim)
+
+
+def prepare(
+    loss: str,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    proxies: ArrayLike,
+    *,
+    l2_normalize: bool,
+    dimensions: tuple[int, ...] = (2,),
+) -> Batch:
+    """Checks the arguments of a proxy loss. With `l2_normalize`, embeddings and proxies get unit norm.
+
+    Args:
+      loss: the function's name, for messages.
+      embeddings: (n, dim).
+      labels: (n,).
+      proxies: (classes, dim) or (classes, per class, dim).
+      l2_normalize: an option of all proxy losses.
+      dimensions: the numbers of dimensions of proxies that the loss takes.
+
+    Raises:
+      ValueError: shapes, dtypes, labels or options do not fit.
+    """
+    x, p = dtypes.to_device(embeddings, "embeddings"), dtypes.to_device(proxies, "proxies")
+    y = dtypes.to_device(labels, "labels")
+    _check(x, y, p, l2_normalize)
+    if p.ndim not in dimensions:
+        shapes = {2: "(classes, dim)", 3: "(classes, per class, dim)"}
+        raise ValueError(f"{loss} takes proxies {' or '.join(shapes[d] for d in dimensions)}, got {p.shape}")
+    _check_range(labels, len(p))
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, p.dtype), jnp.float32)
+    x, p = x.astype(dtype), p.astype(dtype)
+    return Batch(similarity.normalize(x), y, similarity.normalize(p)) if l2_normalize else Batch(x, y, p)
+
+
+def cosines(batch: Batch) -> jax.Array:
+    """The products of images and proxies: (n, classes), or (n, per class, classes) for several proxies per class."""
+    if batch.proxies.ndim == 2:
+        return similarity.product(batch.embeddings, batch.proxies)
+    classes, per_class, dim = batch.proxies.shape
+    # The classes come last, so that sums and maxima over the proxies of a class run over whole rows of memory.
+    columns = batch.proxies.transpose(1, 0, 2).reshape(per_class * classes, dim)
+    return similarity.product(batch.embeddings, columns).reshape(-1, per_class, classes)
+
+
+def is_own(batch: Batch) -> jax.Array:
+    """Whether a column is the class of the row, (n, classes)."""
+    return batch.labels[:, None] == jnp.arange(len(batch.proxies), dtype=batch.labels.dtype)
+
+
+def own(batch: Batch, values: jax.Array) -> jax.Array:
+    """The value of each row in the column of its class, (n,)."""
+    return jnp.sum(jnp.where(is_own(batch), values, 0), axis=1)
+
+
+def log_sum_exp(exponents: jax.Array, where: jax.Array, axis: int) -> jax.Array:
+    """The logarithm of the sum of e^x over the entries `where` along an axis. That of no entry is about -1e30."""
+    return jax.nn.logsumexp(jnp.where(where, exponents, _NEVER), axis=axis)
+
+
+def cross_entropy(batch: Batch, logits: jax.Array, target: jax.Array) -> Loss:
+    """Mean over rows of -log(e^t / (e^t + sum over the other classes of e^logit)), where t is `target` (n,)."""
+    return mean(batch, jax.nn.softplus(log_sum_exp(logits, ~is_own(batch), axis=1) - target))
+
+
+def mean(batch: Batch, losses: jax.Array) -> Loss:
+    """The mean over rows. A label outside the proxies gives NaN: where labels are traced, `prepare` cannot check."""
+    known = (batch.labels >= 0) & (batch.labels < len(batch.proxies))
+    return jnp.mean(jnp.where(known, losses, jnp.nan))
+
+
+def _check(x: jax.Array, y: jax.Array, p: jax.Array, l2_normalize: object) -> None:
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"embeddings must be (n, dim), not empty; got {x.shape}")
+    if p.ndim not in (2, 3) or not p.size or p.shape[-1] != x.shape[1]:
+        raise ValueError(
+            f"proxies must be (classes, dim) = (classes, {x.shape[1]}) for embeddings {x.shape}, or (classes, per class, "
+            f"dim), not empty; got {p.shape}"
+        )
+    for name, array in (("embeddings", x), ("proxies", p)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} must have a floating dtype, got {array.dtype}")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels must be (n,) = {x.shape[:1]} for embeddings {x.shape}, got {y.shape}")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers, the rows of the proxies, got {y.dtype}. Number the classes from 0: "
+            "np.unique(labels, return_inverse=True)[1]."
+        )
+    if not isinstance(l2_normalize, bool):
+        raise ValueError(f"l2_normalize must be True or False, got {l2_normalize!r}")
+
+
+def _check_range(labels: ArrayLike, classes: int) -> None:
+    try:
+        known = np.asarray(labels)
+    except jax.errors.TracerArrayConversionError:
+        return
+    outside = known[(known < 0) | (known >= classes)]
+    if outside.size:
+        raise ValueError(
+            f"labels must be from 0 to {classes - 1}, the rows of the proxies; got {outside[0]} and {outside.size - 1} "
+            "others outside. Number the classes from 0: np.unique(labels, return_inverse=True)[1]."
+        )
