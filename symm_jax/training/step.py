@@ -17,11 +17,8 @@ from symm_jax.training import batches
 from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import Recipe
 
-_AUGMENT_STREAM, _INIT_STREAM, _PROXY_STREAM = (
-    1,
-    2,
-    3,
-)  # independent uses of the run's key; `batches.pair_key` is stream 0
+# Independent uses of the run's key. `batches.pair_key` is stream 0.
+_AUGMENT_STREAM, _INIT_STREAM, _PROXY_STREAM = 1, 2, 3
 
 
 class State(NamedTuple):
