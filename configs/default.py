@@ -54,8 +54,9 @@ def get_config() -> ml_collections.ConfigDict:
     # The backbone's own options, e.g. lrn="reference" (11 channels, the original's) or "caffe" (5 channels).
     config.model.options = ml_collections.ConfigDict({"lrn": "reference"})
 
-    # Summed. name: npair, angular, triplet, lifted_structure or a proxy loss (docs/proxy_losses.md); optionally weight (1), synthesis ("symmetric",
-    # "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
+    # Summed. name: npair, angular, triplet, lifted_structure, or a proxy loss of docs/proxy_losses.md; optionally
+    # weight (1), synthesis ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see
+    # docs/losses.md.
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()
