@@ -57,8 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.options = ml_collections.ConfigDict({"lrn": "reference"})
 
     # Summed. name: npair, angular, triplet, lifted_structure, contrastive, multi_similarity, supcon, ntxent, circle,
-    # margin, smooth_ap or recall_at_k; optionally weight (1), synthesis ("symmetric", "interpolated", or {"name": ...,
-    # its options}) and the loss's own options, see docs/losses.md.
+    # margin, smooth_ap, recall_at_k, or a proxy loss of docs/proxy_losses.md; optionally weight (1), synthesis
+    # ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

@@ -38,7 +38,7 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Scales the rows of x (n, dim) to unit L2 norm. A row of zeros and denormal numbers becomes zero, with gradient 0."""
+    """Scales the rows of x (n, dim) to unit L2 norm. A zero row, or one of denormals, gives zero, with gradient 0."""
     # A factor keeps the squares of huge and tiny rows within the range of the dtype. 4 / largest is itself within it.
     # A product takes half of the time of a division.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))

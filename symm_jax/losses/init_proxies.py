@@ -54,9 +54,8 @@ def init_proxies(
     sizes = {"classes": classes, "dim": dim, "per_class": 1 if per_class is None else per_class}
     for what, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise errors.InputError(
-                f"{what} of {name!r} must be an integer, 1 or more; got {size!r}", argument="losses"
-            )
+            fact = f"{what} of {name!r} must be an integer, 1 or more; got {size!r}"
+            raise errors.InputError(fact, argument="losses")
     scale = rule(classes, sizes["per_class"], dim)
     shape = (classes, dim) if per_class is None else (classes, per_class, dim)
     if name in _UNIFORM:

@@ -38,7 +38,8 @@ def proxy_anchor_loss(
       margin: required cosine of an image and the proxy of its class, and its negative of other classes, 0 or more.
       alpha: factor of the cosines, above 0. It weighs the images of a proxy by their difficulty.
       l2_normalize: scale embeddings and proxies to unit norm. False: they are compared as they are.
-      axis_name: name of the mapped axis that splits the batch. The images of all devices are summed. None: the batch is not split.
+      axis_name: name of the mapped axis that splits the batch. The sums are over the images of all devices. None: the
+        batch is not split.
 
     Returns:
       Scalar, float32 (float64 for float64 input): the mean over the proxies, the same on every device.

@@ -89,7 +89,7 @@ def cosines(batch: Batch) -> jax.Array:
 
 def is_own(batch: Batch) -> jax.Array:
     """Whether a column is the class of the row, (n, classes)."""
-    return batch.labels[:, None] == jnp.arange(len(batch.proxies), dtype=batch.labels.dtype)
+    return batch.labels[:, None] == jnp.arange(len(batch.proxies), dtype=batch.labels.dtype)[None, :]
 
 
 def own(batch: Batch, values: jax.Array) -> jax.Array:
@@ -118,8 +118,8 @@ def _check(x: jax.Array, y: jax.Array, p: jax.Array, l2_normalize: object) -> No
         raise ValueError(f"embeddings must be (n, dim), not empty; got {x.shape}")
     if p.ndim not in (2, 3) or not p.size or p.shape[-1] != x.shape[1]:
         raise ValueError(
-            f"proxies must be (classes, dim) = (classes, {x.shape[1]}) for embeddings {x.shape}, or (classes, per class, "
-            f"dim), not empty; got {p.shape}"
+            f"proxies must be (classes, dim) = (classes, {x.shape[1]}) for embeddings {x.shape}, or "
+            f"(classes, per class, dim), not empty; got {p.shape}"
         )
     for name, array in (("embeddings", x), ("proxies", p)):
         if not jnp.issubdtype(array.dtype, jnp.floating):

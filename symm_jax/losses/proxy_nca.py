@@ -16,7 +16,7 @@ def proxy_nca_loss(
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
-    """ProxyNCA++ loss (Teh et al., ECCV 2020); without `with_positive`, Proxy-NCA (Movshovitz-Attias et al., ICCV 2017).
+    """ProxyNCA++ loss (ECCV 2020), or with_positive=False: Proxy-NCA (Movshovitz-Attias et al., ICCV 2017).
 
     Mean over rows of -log(e^(-scale d_y^2) / sum over classes c of e^(-scale d_c^2)), where d_c is the distance of the
     image and the proxy of class c, and y is the class of the image. Proxy-NCA sums over the other classes only, and its

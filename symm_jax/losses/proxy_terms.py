@@ -27,10 +27,7 @@ PROXY_LOSSES: dict[str, Callable] = {
     "proxy_anchor": proxy_anchor_loss,
     "soft_triple": soft_triple_loss,
 }
-PER_CLASS = {
-    "arcface": None,
-    "soft_triple": 10,
-}  # the option `per_class` of those that may have several, and its default
+PER_CLASS = {"arcface": None, "soft_triple": 10}  # the losses that take the option `per_class`, and its default
 
 
 class Term(NamedTuple):

@@ -97,9 +97,9 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
     """Creates the weighted sum of the losses that a config names.
 
     Args:
-      specs: mappings with "name" (a key of LOSSES or PROXY_LOSSES) and the loss's own options. Optional are "weight" (default 1) and
-        "synthesis": a key of SYNTHESES, or a mapping with "name" and the synthesis's own options. "" or None: no
-        synthesis.
+      specs: mappings with "name" (a key of LOSSES or PROXY_LOSSES) and the loss's own options. Optional are "weight"
+        (default 1) and "synthesis": a key of SYNTHESES, or a mapping with "name" and the synthesis's own options. ""
+        or None: no synthesis. Some proxy losses take "per_class", see `init_proxies`.
 
     Returns:
       loss(anchor, positive, labels, axis_name=None, key=None) -> (scalar, metrics). A random loss needs the PRNG key.

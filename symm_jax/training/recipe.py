@@ -29,23 +29,23 @@ class Recipe(NamedTuple):
     model: the network.
     image_size: side in pixels of what the network sees.
     loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics); with proxy losses, `proxies` is a keyword.
-    create_proxies: (key, classes) -> the first params["proxies"]; {} without proxy losses.
     optimizer: the Optax chain.
     learning_rate: the schedule in it, step -> learning rate.
     augment: (keys, images, short_side_ratio) -> augmented images.
     weight_penalty: factor of the L2 regularisation.
     key: PRNG key of everything random.
+    create_proxies: (key, classes) -> the first params["proxies"]; {} without proxy losses.
     """
 
     model: nn.Module
     image_size: int
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-    create_proxies: Callable[[jax.Array, int], dict[str, jax.Array]]
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     augment: Callable[..., jax.Array]
     weight_penalty: float
     key: jax.Array
+    create_proxies: Callable[[jax.Array, int], dict[str, jax.Array]] = lambda key, classes: {}
 
 
 class Plan(NamedTuple):
@@ -99,7 +99,6 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
         model=models.create(m.name, dim=m.dim, dtype=m.dtype, param_dtype=m.param_dtype, **m.options),
         image_size=config.data.image_size,
         loss=losses.from_config(config.losses),
-        create_proxies=lambda key, classes: losses.create_proxies(config.losses, key, classes, m.dim),
         optimizer=optim.create(
             schedule,
             b1=o.b1,
@@ -114,6 +113,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
         augment=functools.partial(augment.augment, image_size=config.data.image_size, **config.augment),
         weight_penalty=o.weight_penalty,
         key=jax.random.key(config.seed),
+        create_proxies=lambda key, classes: losses.create_proxies(config.losses, key, classes, m.dim),
     )
 
 
