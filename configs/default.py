@@ -13,6 +13,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.seed = 0  # seed of initial weights, batches and augmentation
     config.batch_size = 128  # images, two per pair
+    # Images per device that the network sees at a time. 0: all. Fewer need less memory and a third more time; the
+    # update is that of the whole batch.
+    config.micro_batch = 0
     config.num_steps = 10_000  # updates; the original's README stops here, before its schedule ends
     config.checkpoint_every = 100  # updates; the last update is always saved
     config.keep_checkpoints = 0  # newest checkpoints to keep, with the best that is known; 0 keeps all

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import default
@@ -67,6 +68,8 @@ def run_on(devices, recipe):
     The devices must end with the same, bit for bit.
     """
     params = jax.tree.map(jnp.asarray, first_params())
+    if proxies := recipe.create_proxies(jax.random.key(1), 20):
+        params |= {"proxies": proxies}
 
     def run(stacked):
         state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
@@ -92,7 +95,7 @@ def differences(ours, theirs):
 
 @pytest.mark.parametrize("synthesis", ["", "symmetric"])
 def test_any_number_of_devices_trains_the_same(synthesis):
-    """The pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
+    """Pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
     pair_losses = [name for name, loss in losses.LOSSES.items() if not contract.takes_batch(loss)]
     recipe = small_recipe(*pair_losses, "supcon", synthesis=synthesis)
     one = run_on(1, recipe)
@@ -100,6 +103,18 @@ def test_any_number_of_devices_trains_the_same(synthesis):
     for devices in (2, 4, 8):
         loss, params = differences(run_on(devices, recipe), one)
         assert loss < LOSS_TOLERANCE and params < PARAMETER_TOLERANCE, (devices, loss, params)
+
+
+def test_a_network_that_sees_parts_of_the_batch_gets_the_update_of_the_whole():
+    """A loss of each family: of pairs, with synthesis, of the whole batch, of ranks, with proxies."""
+    names = "angular", "lifted_structure", "supcon", "multi_similarity", "smooth_ap", "proxy_anchor", "norm_softmax"
+    config = default.get_config()
+    config.losses = ({"name": "npair", "synthesis": "symmetric"}, *({"name": name} for name in names))
+    recipe = create_recipe(config)._replace(model=MODEL, augment=brighten, optimizer=optax.sgd(1e-3))
+    whole = run_on(1, recipe)
+    for devices in (1, 2):
+        loss, params = differences(run_on(devices, recipe._replace(micro_batch=4)), whole)
+        assert loss < 1e-5 and params < 1e-5, (devices, loss, params)
 
 
 def test_the_comparison_sees_negatives_and_keys_that_stay_on_their_device():

@@ -78,6 +78,18 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"config.batch_size = {config.batch_size} makes {pairs} pairs, which {num_devices} devices cannot share "
             f"equally; make it a multiple of {2 * num_devices}"
         )
+    share = config.batch_size // num_devices
+    _require(
+        config,
+        "micro_batch",
+        lambda x: isinstance(x, int) and x >= 0 and x % 2 == 0 and (not x or share % x == 0),
+        f"0, or even and a divisor of the {share} images of a device",
+    )
+    if config.micro_batch and config.model.options.get("train_batch_norm", False):
+        raise InputError(
+            "config.micro_batch needs a batch norm that is not trained: its statistics would be those of a part of the "
+            "batch. Set it to 0, or train_batch_norm of config.model.options to False"
+        )
     if config.model.dtype == "float64" and jnp.zeros((), jnp.float64).dtype != jnp.float64:
         raise InputError("config.model.dtype = 'float64' needs JAX_ENABLE_X64=1 in the environment")
 

@@ -10,6 +10,7 @@ from symm_jax.signatures import type_fault
 FIELDS: dict[str, Any] = {
     "seed": int,
     "batch_size": int,
+    "micro_batch": int,
     "num_steps": int,
     "checkpoint_every": int,
     "keep_checkpoints": int,

@@ -16,6 +16,7 @@ from symm_jax.run import config_fields, paths
 # Fields that older configs do not have, with the values that older versions used.
 LEGACY_DEFAULTS = {
     "keep_checkpoints": 0,
+    "micro_batch": 0,
     "data.validation_classes": 0,
     "data.validation_seed": -1,
     "data.images_per_class": 2,

@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
     weight_penalty: factor of the L2 regularisation.
     key: PRNG key of everything random.
     create_proxies: (key, classes) -> the first params["proxies"]; {} without proxy losses.
+    micro_batch: images per device that the network sees at a time; 0: all.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Recipe(NamedTuple):
     weight_penalty: float
     key: jax.Array
     create_proxies: Callable[[jax.Array, int], dict[str, jax.Array]] = lambda key, classes: {}
+    micro_batch: int = 0
 
 
 class Plan(NamedTuple):
@@ -114,6 +116,7 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
         weight_penalty=o.weight_penalty,
         key=jax.random.key(config.seed),
         create_proxies=lambda key, classes: losses.create_proxies(config.losses, key, classes, m.dim),
+        micro_batch=config.micro_batch,
     )
 
 

@@ -13,7 +13,7 @@ from symm_jax import models, optim
 from symm_jax.data import pairs
 from symm_jax.devices import AXIS
 from symm_jax.run import checkpoints
-from symm_jax.training import batches
+from symm_jax.training import batches, gradient_cache
 from symm_jax.training.batches import Batch
 from symm_jax.training.recipe import Recipe
 
@@ -95,28 +95,44 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     Every device ends with the same state.
     """
     n = len(batch.labels)
-    images = augment_batch(recipe, batch, state.step, 2 * n * jax.lax.axis_index(AXIS))
-    images = images.reshape(2 * n, *images.shape[2:])
+    first = 2 * n * jax.lax.axis_index(AXIS)
     key = jax.random.fold_in(jax.random.fold_in(recipe.key, _LOSS_STREAM), state.step)
 
-    def objective(params):
-        network, proxies = checkpoints.split_proxies(params)
-        variables = {"params": network, "batch_stats": state.batch_stats}
+    def embed(params, part):
+        """Embeddings (k, 2, dim) of k pairs, which are given with the position of their first image; and statistics."""
+        pairs, first = part
+        images = augment_batch(recipe, pairs, state.step, first)
+        variables = {"params": checkpoints.split_proxies(params)[0], "batch_stats": state.batch_stats}
+        images = images.reshape(-1, *images.shape[2:])
         embeddings, changed = recipe.model.apply(variables, images, mutable=["batch_stats"])
-        embeddings = embeddings.reshape(n, 2, -1)
+        return embeddings.reshape(len(pairs.labels), 2, -1), changed.get("batch_stats", {})
+
+    def objective(params, embeddings):
+        network, proxies = checkpoints.split_proxies(params)
         options = {"proxies": proxies} if proxies else {}
         anchor, positive = embeddings[:, 0], embeddings[:, 1]
         loss, metrics = recipe.loss(anchor, positive, batch.labels, axis_name=AXIS, key=key, **options)
         metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
         # Losses use the direction of proxies only, so a penalty on their norms would only change their learning rate.
         penalty = recipe.weight_penalty * optim.weight_penalty(network)
-        metrics = {"loss": loss, "weight_penalty": penalty} | metrics
-        return loss + penalty, (metrics, changed.get("batch_stats", {}))
+        return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics
+
+    def whole_objective(params):
+        embeddings, batch_stats = embed(params, (batch, first))
+        value, metrics = objective(params, embeddings)
+        return value, (metrics, batch_stats)
 
     # The loss is the mean over the rows of this device, compared with the columns of all devices. The transpose of
     # all_gather returns the gradients of the columns to their devices. So the mean over AXIS (that of `pmap` below) is
     # the gradient of the whole batch.
-    (_, (metrics, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    if recipe.micro_batch and recipe.micro_batch < 2 * n:
+        parts = _split(batch, first, recipe.micro_batch)
+        (_, metrics), gradients = gradient_cache.value_and_grad(
+            lambda *arguments: embed(*arguments)[0], objective, state.params, parts
+        )
+        batch_stats = state.batch_stats
+    else:
+        (_, (metrics, batch_stats)), gradients = jax.value_and_grad(whole_objective, has_aux=True)(state.params)
     if jax.lax.axis_size(AXIS) > 1:  # on one device XLA would copy each array
         metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
     gradient_norm = jnp.sqrt(optim.sum_of_squares(gradients))
@@ -125,6 +141,12 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     # In float64 Flax returns wider statistics than it was given.
     batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, batch_stats), metrics
+
+
+def _split(batch: Batch, first: jax.Array, size: int) -> tuple[Batch, jax.Array]:
+    """The batch in parts of `size` images, (parts, size / 2, ...), and the position of the first image of each."""
+    parts = 2 * len(batch.labels) // size
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch), first + size * jnp.arange(parts)
 
 
 def train_steps(
