@@ -26,6 +26,7 @@ import numpy as np
 from losses import print_row
 
 from configs import car_npair, car_symm_npair
+from symm_jax import devices
 from symm_jax.data import augment
 from symm_jax.models import googlenet, layers
 from symm_jax.training import batches
@@ -162,21 +163,30 @@ def torch_peer(images: jax.Array, params: dict, dtype: str) -> tuple[Callable, C
 
 
 def rates(programs: dict[str, Callable], images: int, rounds: int) -> dict[str, float]:
-    """Images per second of each program, the median over rounds by turns."""
+    """Images per second of each program, the median over rounds by turns.
+
+    Each timed run follows one of the same program, because on a CPU the first run after PyTorch's is slower.
+    """
     seconds = {name: [] for name in programs}
-    for name, run in itertools.chain(*[programs.items()] * (rounds + 1)):
+    for name, run in itertools.chain(*[programs.items()] * rounds):
+        run()
         start = time.perf_counter()
         run()
         seconds[name].append(time.perf_counter() - start)
-    return {name: images / statistics.median(s[1:]) for name, s in seconds.items()}  # the first round warms up
+    return {name: images / statistics.median(s) for name, s in seconds.items()}
 
 
 def layer_table(images: int) -> None:
     """Layers of a batch, value and all gradients, beside what XLA makes of the plain formulation."""
 
-    def conv(x, kernel, stride):
+    def conv_relu(x, kernel, bias, stride):
         pad = [(kernel.shape[0] // 2,) * 2] * 2
-        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return nn.relu(y + bias)
+
+    def plain_norm(x, kind):
+        with devices.traced_for("any"):  # without the CPU's own form
+            return layers.local_response_norm(x, kind)
 
     def max_pool(x, stride, padding):
         return nn.max_pool(jnp.pad(x, ((0, 0), padding, padding, (0, 0))), (3, 3), (stride, stride))
@@ -190,7 +200,11 @@ def layer_table(images: int) -> None:
         return lambda: jax.block_until_ready(run(cotangent, *inputs))
 
     cases = {
-        "conv2, 3x3": (layers.conv, conv, [(57, 57, 64), (3, 3, 64, 192)], [1]),
+        "conv2, 3x3": (layers.conv_relu, conv_relu, [(57, 57, 64), (3, 3, 64, 192), (192,)], [1]),
+        "3x3 of 3b": (layers.conv_relu, conv_relu, [(28, 28, 128), (3, 3, 128, 192), (192,)], [1]),
+        "5x5 of 3b": (layers.conv_relu, conv_relu, [(28, 28, 32), (5, 5, 32, 96), (96,)], [1]),
+        "3x3 of 4e": (layers.conv_relu, conv_relu, [(14, 14, 160), (3, 3, 160, 320), (320,)], [1]),
+        "normalisation after conv2": (layers.local_response_norm, plain_norm, [(57, 57, 192)], ["reference"]),
         "pool1, stride 2": (layers.max_pool, max_pool, [(114, 114, 64)], [2, (0, 1)]),
         "pool2, stride 2": (layers.max_pool, max_pool, [(57, 57, 192)], [2, (0, 0)]),
         "pool of 3b, stride 1": (layers.max_pool, max_pool, [(28, 28, 256)], [1, (1, 1)]),
