@@ -200,13 +200,17 @@ def torch_peer(images: jax.Array, params: dict, dtype: str, repeats: int) -> tup
 
 
 def rates(programs: dict[Any, Callable], images: int, rounds: int) -> dict[Any, float]:
-    """Images per second of each program, the median over rounds by turns."""
+    """Images per second of each program, the median over rounds by turns.
+
+    Each timed run follows one of the same program, because on a CPU the first run after PyTorch's is slower.
+    """
     seconds = {name: [] for name in programs}
-    for name, run in itertools.chain(*[programs.items()] * (rounds + 1)):
+    for name, run in itertools.chain(*[programs.items()] * rounds):
+        run()
         start = time.perf_counter()
         run()
         seconds[name].append(time.perf_counter() - start)
-    return {name: images / statistics.median(s[1:]) for name, s in seconds.items()}  # the first round warms up
+    return {name: images / statistics.median(s) for name, s in seconds.items()}
 
 
 def wait_for_turn(path: Path):
