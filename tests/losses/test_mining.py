@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symm_jax import synthesis
+from symm_jax import devices, losses, synthesis
 from symm_jax.losses import candidates, mining
 from symm_jax.losses.candidates import Rule
 
@@ -123,3 +123,17 @@ def test_candidates_are_those_of_their_names():
 def test_a_synthesis_that_returns_something_else_is_refused(function):
     with pytest.raises(ValueError, match=r"synthesis must return coefficients.*\(5, points, 2\)"):
         mining.create_points(jnp.ones((5, 3)), jnp.ones((5, 3)), function)
+
+
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", 64), ("gpu", 2048), ("tpu", 2048)])
+def test_a_cpu_has_small_blocks_and_a_gpu_large_ones(platform, rows):
+    with devices.traced_for(platform):
+        assert mining.square_block_size(4096) == rows
+
+
+@pytest.mark.parametrize(("n", "loops"), [(1024, False), (1025, True)])
+def test_a_small_loss_without_mining_is_one_block(n, loops):
+    embeddings, labels = jax.ShapeDtypeStruct((n, 2), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
+    with devices.traced_for("cpu"):
+        program = jax.make_jaxpr(jax.grad(losses.npair_loss))(embeddings, embeddings, labels)
+    assert ("scan[" in str(program)) == loops
