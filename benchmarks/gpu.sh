@@ -69,7 +69,7 @@ first() {
 second() {
     local pairs=(16384 65536) images=(60502 11316) size=()
     small && pairs=(256) images=(1000 200) size=(--pairs=2 --steps=1)
-    part "Loss of large batches" 60 "$python" benchmarks/large_batch.py --pairs "${pairs[@]}"
+    part "Loss of large batches" 75 "$python" benchmarks/large_batch.py --pairs "${pairs[@]}"
     part "Evaluation" 50 "$python" benchmarks/evaluation.py --images "${images[@]}"
     part "Where a step's time goes, float32" 50 "$python" benchmarks/hotspots.py --dtype=float32 "${size[@]}"
     small || part "Where a step's time goes, bfloat16" 50 "$python" benchmarks/hotspots.py --dtype=bfloat16
