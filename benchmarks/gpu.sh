@@ -16,6 +16,7 @@ limits=(0 420 170 300)
 total=${2:-${limits[$call]}}
 source benchmarks/gpu_env.sh
 exec > >(tee "$out/tables.md")
+tee=$!
 small() { [ -n "${SMALL:-}" ]; }
 
 limited() { # seconds, command: ends with the command, after so many seconds, or with the time of this call
@@ -69,7 +70,7 @@ first() {
 second() {
     local pairs=(16384 65536) images=(60502 11316) size=()
     small && pairs=(256) images=(1000 200) size=(--pairs=2 --steps=1)
-    part "Loss of large batches" 60 "$python" benchmarks/large_batch.py --pairs "${pairs[@]}"
+    part "Loss of large batches" 75 "$python" benchmarks/large_batch.py --pairs "${pairs[@]}"
     part "Evaluation" 50 "$python" benchmarks/evaluation.py --images "${images[@]}"
     part "Where a step's time goes, float32" 50 "$python" benchmarks/hotspots.py --dtype=float32 "${size[@]}"
     small || part "Where a step's time goes, bfloat16" 50 "$python" benchmarks/hotspots.py --dtype=bfloat16
@@ -86,7 +87,7 @@ third() {
     fi
     small && steps=2 job+=(--config.batch_size=4 --config.data.image_size=64 --config.log_every=1)
     for name in bfloat16 float32; do
-        part "$steps steps of the main job, $name, from random weights" $((total / 4)) "$python" launch.py "${job[@]}" \
+        part "$steps steps of the main job, $name, from random weights" $((total / 3)) "$python" launch.py "${job[@]}" \
             "${data[@]/#/--config.}" --config.num_steps=$steps --config.checkpoint_every=500 \
             --config.model.dtype=$name --mode=train --workdir="$keep/run/$name"
         tail -n 2 "$keep/run/$name/train/metrics.jsonl"
@@ -113,3 +114,5 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
 echo "the machine was ready after $SECONDS s"
 case $call in 1) first ;; 2) second ;; 3) third ;; esac
 printf '\nended after %s s\n' "$SECONDS"
+exec >&-
+wait "$tee"

@@ -23,8 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # programs, and the next run of the tests uses it too. `make clean` deletes it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compiled").resolve()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ["JAX_PLATFORMS"] = os.environ.get("SYMM_JAX_TEST_PLATFORMS", "cpu")
-_flags = launcher.xla_flags(devices=8, optimised=os.environ["JAX_PLATFORMS"] != "cpu")
+_given = os.environ.get("SYMM_JAX_TEST_PLATFORMS")
+os.environ["JAX_PLATFORMS"] = _given or "cpu"
+_flags = launcher.xla_flags(
+    devices=8, optimised=bool(_given)
+)  # the other flags are of the CPU alone, and not all known
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 
 import jax
