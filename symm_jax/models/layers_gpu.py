@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import layout
 
 _TAPS = [(row, column) for row in range(3) for column in range(3)]  # the places of a window
 
@@ -46,8 +47,12 @@ def _masked(y, dy):
 
 
 def _conv_gradients(x, kernel, stride, dy):
-    """The gradients of x and of the kernel. Both are complete before Adam changes the kernel, or XLA would copy it."""
-    return lax.optimization_barrier(jax.vjp(functools.partial(_conv, stride=stride), x, kernel)[1](dy))
+    """The gradients of x and of the kernel. Both are complete before Adam changes the kernel, or XLA would copy it.
+
+    The kernel's gradient has the kernel's layout, not cuDNN's. Else XLA would transpose all that Adam reads and writes.
+    """
+    dx, dkernel = jax.vjp(functools.partial(_conv, stride=stride), x, kernel)[1](dy)
+    return lax.optimization_barrier((dx, layout.with_layout_constraint(dkernel, layout.Layout((0, 1, 2, 3)))))
 
 
 conv_relu.defvjp(_conv_relu_forward, _conv_relu_backward)
