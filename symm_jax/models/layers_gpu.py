@@ -7,6 +7,7 @@ XLA's only by rounding, and none needs a scatter.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +147,8 @@ def _inception_forward(x, weights):
     one, reduced3, reduced5 = _split(reduced, _sizes(weights, _OF_X))
     three, five = conv_relu(reduced3, *weights["3x3"], 1), conv_relu(reduced5, *weights["5x5"], 1)
     pooled, place = _max_and_place(x, 1, (1, 1))
-    y = jnp.concatenate([one, three, five, conv_relu(pooled, *weights["pool_proj"], 1)], -1)
+    branches: Any = [one, three, five, conv_relu(pooled, *weights["pool_proj"], 1)]
+    y = jnp.concatenate(branches, -1)
     # The next module reads y in several kernels. Each would otherwise concatenate again.
     y = lax.optimization_barrier(y)
     return y, (x, weights, reduced3, reduced5, pooled, place, y)
