@@ -74,7 +74,7 @@ def compile_program(function: Callable, *arguments: Any, donate: tuple[int, ...]
     start = time.perf_counter()
     with unittest.mock.patch.object(jax, "default_backend", lambda: "gpu"):
         lowered = jax.jit(mapped, donate_argnums=donate).lower(*shapes)
-    program = lowered.compile()
+    program: Any = lowered.compile()
     seconds = time.perf_counter() - start
     return Program(compiled.count(program.as_text()), program.memory_analysis().temp_size_in_bytes, seconds)
 

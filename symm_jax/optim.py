@@ -76,7 +76,8 @@ def weight_penalty(params: Any) -> jax.Array:
 
 
 def _penalty_forward(params):
-    return weight_penalty(params), params
+    # Adam waits for the value, or XLA would copy the arrays for it before Adam changes them.
+    return jax.lax.optimization_barrier((weight_penalty(params), params))
 
 
 def _penalty_backward(params, factor):

@@ -7,10 +7,12 @@ XLA's only by rounding, and none needs a scatter.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import layout
 
 _TAPS = [(row, column) for row in range(3) for column in range(3)]  # the places of a window
 
@@ -46,8 +48,12 @@ def _masked(y, dy):
 
 
 def _conv_gradients(x, kernel, stride, dy):
-    """The gradients of x and of the kernel. Both are complete before Adam changes the kernel, or XLA would copy it."""
-    return lax.optimization_barrier(jax.vjp(functools.partial(_conv, stride=stride), x, kernel)[1](dy))
+    """The gradients of x and of the kernel. Both are complete before Adam changes the kernel, or XLA would copy it.
+
+    The kernel's gradient has the kernel's layout, not cuDNN's. Else XLA would transpose all that Adam reads and writes.
+    """
+    dx, dkernel = jax.vjp(functools.partial(_conv, stride=stride), x, kernel)[1](dy)
+    return lax.optimization_barrier((dx, layout.with_layout_constraint(dkernel, layout.Layout((0, 1, 2, 3)))))
 
 
 conv_relu.defvjp(_conv_relu_forward, _conv_relu_backward)
@@ -141,7 +147,8 @@ def _inception_forward(x, weights):
     one, reduced3, reduced5 = _split(reduced, _sizes(weights, _OF_X))
     three, five = conv_relu(reduced3, *weights["3x3"], 1), conv_relu(reduced5, *weights["5x5"], 1)
     pooled, place = _max_and_place(x, 1, (1, 1))
-    y = jnp.concatenate([one, three, five, conv_relu(pooled, *weights["pool_proj"], 1)], -1)
+    branches: Any = [one, three, five, conv_relu(pooled, *weights["pool_proj"], 1)]
+    y = jnp.concatenate(branches, -1)
     # The next module reads y in several kernels. Each would otherwise concatenate again.
     y = lax.optimization_barrier(y)
     return y, (x, weights, reduced3, reduced5, pooled, place, y)
