@@ -92,7 +92,7 @@ def differences(ours, theirs):
 
 @pytest.mark.parametrize("synthesis", ["", "symmetric"])
 def test_any_number_of_devices_trains_the_same(synthesis):
-    """The pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
+    """Pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
     pair_losses = [name for name, loss in losses.LOSSES.items() if not contract.takes_batch(loss)]
     recipe = small_recipe(*pair_losses, "supcon", synthesis=synthesis)
     one = run_on(1, recipe)
