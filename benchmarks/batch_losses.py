@@ -4,8 +4,9 @@
     python benchmarks/batch_losses.py          # the tables, about three minutes on two cores
 
 Embeddings have 512 dimensions, four images per class. Rounds alternate between the two programs. A time is the median
-over the rounds. Values are compared too, except those of Smooth-AP, where theirs is not the paper's equation. It has no Recall@k surrogate. It may use 6 GB: "memory" means that it needs more.
-Memory is what XLA reserves for the intermediate arrays of n = 16,384, where losses work in blocks.
+over the rounds. Values are compared too, except those of Smooth-AP, where theirs is not the paper's equation.
+pytorch-metric-learning has no Recall@k surrogate. It may use 6 GB: "memory" means that it needs more. Memory is what
+XLA reserves for the intermediate arrays of n = 16,384, where losses work in blocks.
 """
 
 import functools
