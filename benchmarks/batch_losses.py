@@ -4,8 +4,9 @@
     python benchmarks/batch_losses.py          # the tables, about three minutes on two cores
 
 Embeddings have 512 dimensions, four images per class. Rounds alternate between the two programs. A time is the median
-over the rounds. pytorch-metric-learning has no Recall@k surrogate. It may use 6 GB: "memory" means that it needs more.
-Memory is what XLA reserves for the intermediate arrays of n = 16,384, where losses work in blocks.
+over the rounds. Values are compared too, except those of Smooth-AP, where theirs is not the paper's equation.
+pytorch-metric-learning has no Recall@k surrogate. It may use 6 GB: "memory" means that it needs more. Memory is what
+XLA reserves for the intermediate arrays of n = 16,384, where losses work in blocks.
 """
 
 import functools
@@ -92,7 +93,9 @@ def compare(n, rounds):
         note = ""
         if peer := torch_peer(name, batch):
             try:
-                np.testing.assert_allclose(programs["ours"]()[0], peer(), rtol=2e-3)
+                value = peer()
+                if name != "Smooth-AP":  # theirs is not the paper's equation
+                    np.testing.assert_allclose(programs["ours"]()[0], value, rtol=2e-3)
                 programs["peer"] = peer
             except (RuntimeError, MemoryError):
                 note = "memory"
