@@ -22,8 +22,8 @@ BOUNDS = {
     "loss of 64 pairs": (66, 0.01),
 }
 SLOW_BOUNDS = {
-    "step, float32": (590, 26.5),
-    "step, bfloat16": (740, 15.0),
+    "step, float32": (540, 26.2),
+    "step, bfloat16": (575, 14.8),
 }
 
 

@@ -110,6 +110,7 @@ def test_a_network_that_sees_parts_of_the_batch_gets_the_update_of_the_whole():
     names = "angular", "lifted_structure", "supcon", "multi_similarity", "smooth_ap", "proxy_anchor", "norm_softmax"
     config = default.get_config()
     config.losses = ({"name": "npair", "synthesis": "symmetric"}, *({"name": name} for name in names))
+    config.model.dim = 8
     recipe = create_recipe(config)._replace(model=MODEL, augment=brighten, optimizer=optax.sgd(1e-3))
     whole = run_on(1, recipe)
     for devices in (1, 2):
