@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -111,7 +112,7 @@ def margin_loss(
         )
 
     keys = None
-    if mining == "distance_weighted":
+    if mining == "distance_weighted" and key is not None:
         keys = jax.random.key_data(jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.ids.position))
     return rows.mean_over_rows(batch, formula, extra=_find_beta(beta, batch, labels is None), keys=keys)
 
@@ -129,7 +130,7 @@ def _find_beta(beta: ArrayLike, batch: rows.Batch, masked: bool) -> jax.Array:
         return jnp.broadcast_to(beta.astype(dtype), label.shape)
     if masked:
         raise ValueError(f"beta of shape {beta.shape} is one number per class, so it needs labels instead of positives")
-    if not isinstance(label, jax.core.Tracer):
+    if not isinstance(label, Tracer):
         lowest, highest = np.min(label), np.max(label)
         if lowest < 0 or highest >= len(beta):
             raise ValueError(f"labels must index beta, from 0 to {len(beta) - 1}; they are {lowest} to {highest}")

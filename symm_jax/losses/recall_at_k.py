@@ -89,6 +89,6 @@ def recall_at_k_loss(
         for k in ks:
             reached = jnp.where(row.positive, jax.nn.sigmoid((k - ranks) / recall_temperature), 0)
             recalls.append(jnp.minimum(k, jnp.sum(reached, axis=1)) / jnp.clip(number, 1, k))
-        return rows.mean(1 - sum(recalls) / len(ks), number > 0)
+        return rows.mean(1 - jnp.mean(jnp.stack(recalls), axis=0), number > 0)
 
     return rows.mean_over_rows(batch, formula)

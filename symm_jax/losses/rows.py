@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
@@ -57,7 +58,7 @@ class Mean(NamedTuple):
     """A mean over entries or rows: their sum, and how many count. Both are summed over blocks and devices."""
 
     total: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 class Images(NamedTuple):
@@ -168,17 +169,19 @@ def mean_over_rows(
         total, counts, won = jnp.zeros((), values.dtype), None, None
         if "total" in wanted:
             total = sum((weight * mean.total for weight, mean in zip(weights, means, strict=True)), total)
-            if with_winners:
+            if with_winners and winners is not None:
                 won = candidates.count_winners(winners, row.negative, count).astype(values.dtype)
         if "counts" in wanted:
-            counts = jnp.stack([jax.lax.stop_gradient(mean.count).astype(values.dtype) for mean in means])
+            counts = jnp.stack([jax.lax.stop_gradient(mean.number).astype(values.dtype) for mean in means])
         return total, (counts, won)
 
     rows, columns, row_ids = batch.items, similarity.gather(batch.items, batch.axis_name), batch.ids._replace(keys=keys)
     column_ids = similarity.gather(Ids(row_ids.label, row_ids.position), batch.axis_name)
     if len(row_ids.label) == len(column_ids.label):
         columns = rows  # one device
-    row_half, column_half = (rows.half_square, columns.half_square) if distance and not mined else (None, None)
+    row_half = column_half = None
+    if distance and isinstance(rows, Images) and isinstance(columns, Images):
+        row_half, column_half = rows.half_square, columns.half_square
     size = batch.block_size or _BLOCK_SIZE
     entries = len(row_ids.label) * len(column_ids.label)
     if batch.block_size is None and entries <= _MAX_STORED[mined]:
@@ -299,7 +302,7 @@ def _check_positives(positives: Any, n: int, axis_name: str | None) -> None:
             f"positives must be ({n}, {columns}) bool, rows of this device against the whole batch; got "
             f"{shape or type(positives).__name__} {dtype or ''}".rstrip()
         )
-    if axis_name is None and not isinstance(positives, jax.core.Tracer):
+    if axis_name is None and not isinstance(positives, Tracer):
         positives = np.asarray(positives)
         rows, others = np.nonzero(positives != positives.T)
         if len(rows):

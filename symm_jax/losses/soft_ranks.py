@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def rank_positives(
     values: jax.Array, positive: jax.Array, masks: tuple[jax.Array, ...], temperature: float
 ) -> tuple[jax.Array, ...]:
@@ -25,7 +24,11 @@ def rank_positives(
     Returns:
       For each mask, (rows, columns): the ranks at the positives, 1 elsewhere.
     """
+    return _rank(values, positive, masks, temperature)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _rank(values, positive, masks, temperature):
     def step(chosen, ranks):
         ahead = jnp.where(chosen, 0, _sigmoid(values, chosen, temperature))
         sums = [jnp.sum(jnp.where(mask, ahead, 0), axis=1, keepdims=True) for mask in masks]
@@ -35,7 +38,7 @@ def rank_positives(
 
 
 def _forward(values, positive, masks, temperature):
-    return rank_positives(values, positive, masks, temperature), (values, positive, masks)
+    return _rank(values, positive, masks, temperature), (values, positive, masks)
 
 
 def _backward(temperature, residuals, cotangents):
@@ -51,7 +54,7 @@ def _backward(temperature, residuals, cotangents):
     return _fold_positives(step, positive, jnp.zeros_like(values)), None, None
 
 
-rank_positives.defvjp(_forward, _backward)
+_rank.defvjp(_forward, _backward)
 
 
 def _sigmoid(values: jax.Array, chosen: jax.Array, temperature: float) -> jax.Array:
