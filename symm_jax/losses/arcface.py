@@ -1,5 +1,6 @@
 """The ArcFace loss: softmax with a margin of the angle, and its form with several centres per class."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -56,9 +57,10 @@ def arcface_loss(
     batch = proxy_loss.prepare(
         "arcface_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(2, 3)
     )
-    cosines = proxy_loss.cosines(batch)
-    if cosines.ndim == 3:
-        cosines = jnp.max(cosines, axis=1)
+    if batch.proxies.ndim == 2:
+        cosines = proxy_loss.cosines(batch)
+    else:
+        cosines = functools.reduce(jnp.maximum, proxy_loss.cosines_of_each(batch))
     margin = math.radians(degrees)
     cosine = proxy_loss.own(batch, cosines)
     sine = similarity.root((1 - cosine) * (1 + cosine))

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from symm_jax import errors
@@ -59,5 +60,5 @@ def init_proxies(
     scale = rule(classes, sizes["per_class"], dim)
     shape = (classes, dim) if per_class is None else (classes, per_class, dim)
     if name in _UNIFORM:
-        return jax.random.uniform(key, shape, minval=-scale, maxval=scale)
-    return scale * jax.random.normal(key, shape)
+        return jax.random.uniform(key, shape, jnp.float32, minval=-scale, maxval=scale)
+    return scale * jax.random.normal(key, shape, jnp.float32)

@@ -78,13 +78,16 @@ def prepare(
 
 
 def cosines(batch: Batch) -> jax.Array:
-    """The products of images and proxies: (n, classes), or (n, per class, classes) for several proxies per class."""
-    if batch.proxies.ndim == 2:
-        return similarity.product(batch.embeddings, batch.proxies)
-    classes, per_class, dim = batch.proxies.shape
-    # The classes come last, so that sums and maxima over the proxies of a class run over whole rows of memory.
-    columns = batch.proxies.transpose(1, 0, 2).reshape(per_class * classes, dim)
-    return similarity.product(batch.embeddings, columns).reshape(-1, per_class, classes)
+    """The products of images and proxies, (n, classes), for one proxy per class."""
+    return similarity.product(batch.embeddings, batch.proxies)
+
+
+def cosines_of_each(batch: Batch) -> list[jax.Array]:
+    """The same for several proxies per class: one matrix for the first proxy of each class, one for the second, ...
+
+    Sums and maxima over the proxies of a class are then elementwise, which XLA fuses.
+    """
+    return [similarity.product(batch.embeddings, batch.proxies[:, k]) for k in range(batch.proxies.shape[1])]
 
 
 def is_own(batch: Batch) -> jax.Array:

@@ -1,5 +1,7 @@
 """The SoftTriple loss: several learnt centres per class."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -61,8 +63,10 @@ def soft_triple_loss(
     batch = proxy_loss.prepare(
         "soft_triple_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(3,)
     )
-    cosines = proxy_loss.cosines(batch)
-    relaxed = jnp.sum(jax.nn.softmax(cosines / gamma, axis=1) * cosines, axis=1)
+    cosines = proxy_loss.cosines_of_each(batch)
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, cosines))
+    weights = [jnp.exp((cosine - largest) / gamma) for cosine in cosines]
+    relaxed = functools.reduce(jnp.add, map(jnp.multiply, weights, cosines)) / functools.reduce(jnp.add, weights)
     loss = proxy_loss.cross_entropy(batch, scale * relaxed, scale * (proxy_loss.own(batch, relaxed) - margin))
     return loss + center_reg * _center_distance(batch.proxies) if center_reg else loss
 
