@@ -25,9 +25,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(".pytest_cache/compi
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 _given = os.environ.get("SYMM_JAX_TEST_PLATFORMS")
 os.environ["JAX_PLATFORMS"] = _given or "cpu"
-_flags = launcher.xla_flags(
-    devices=8, optimised=bool(_given)
-)  # the other flags are of the CPU alone, and not all known
+# The other flags are of the CPU alone.
+_flags = launcher.xla_flags(devices=8, optimised=bool(_given))
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 
 import jax
