@@ -26,7 +26,8 @@ from symm_jax.data.names import NUMBERS, Names
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
-_CHUNK = 16  # images that a worker gets at a time, few enough that all workers end at about the same time
+_CHUNK = 64  # largest number of images that a worker gets at a time
+_LAST_CHUNK = 4  # smallest number, of the last ones, so that all workers end at about the same time
 _MIN_FOR_WORKERS = 300  # fewer images are decoded in this process, because workers take a second to start
 
 
@@ -226,12 +227,10 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
     # Processes, because Pillow holds Python's lock during part of its work. Their number respects the limits of this
     # process: its affinity and its control group.
     count = 1 if n < _MIN_FOR_WORKERS else joblib.cpu_count()
-    size = max(1, min(_CHUNK, n // (8 * count)))
     # The token makes workers that are used again open the files again, which may have been replaced.
     opener = functools.partial(_unpickled, pickle.dumps(source), secrets.token_hex(8))
     one = joblib.delayed(functools.partial(_decode_range, path, offset, opener, options))
-    jobs = (one(range(start, min(start + size, n))) for start in range(0, n, size))
-    results = cast(Iterator, workers.pool(count)(jobs))
+    results = cast(Iterator, workers.pool(count)(map(one, _chunks(n, count))))
     try:
         with tqdm.tqdm(total=n, desc=title, unit="image", leave=False, dynamic_ncols=True) as bar:
             for result in results:
@@ -241,6 +240,15 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
         raise InputError(
             "a process that decodes images was killed, probably because the memory was full. Free memory and run again."
         ) from error
+
+
+def _chunks(n: int, count: int) -> Iterator[range]:
+    """The rows of `n` images in chunks for `count` workers."""
+    start = 0
+    while start < n:
+        size = min(_CHUNK, max(_LAST_CHUNK, (n - start) // (4 * count)))
+        yield range(start, min(start + size, n))
+        start += size
 
 
 def _decode_range(

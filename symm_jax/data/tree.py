@@ -200,8 +200,8 @@ def _list(root: Path, skip: Path | None) -> tuple[list[Path], dict[Path, InputEr
                     )
             except OSError as error:
                 faults[path] = _unreadable(path, error)
-    # The order of paths, which compare their parts in Python.
-    return sorted(found, key=lambda path: os.path.normcase(path).split(os.sep)), dict(sorted(faults.items()))
+    found.sort(key=lambda path: os.path.normcase(path).split(os.sep))  # noqa: PTH206  Path's own order, faster
+    return found, dict(sorted(faults.items()))
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
