@@ -1,6 +1,7 @@
 """Speed of the data's way: decoding once, feeding pairs to the device, augmentation beside OpenCV's.
 
-    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
+    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about three minutes
+    python benchmarks/data.py FOLDER --decoding  # only that table
 
 Decoding: "Pillow" decodes the photographs with Pillow and resizes them with OpenCV, one after the other in one process,
 from memory, without storing the result. "our loop" does the same with our functions. "on all cores" runs our loop in
