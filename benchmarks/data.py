@@ -1,6 +1,7 @@
 """Speed of the data's way: decoding once, feeding pairs to the device, augmentation beside OpenCV's.
 
-    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about two minutes
+    python benchmarks/data.py FOLDER  # Cars196, whole or in part; about three minutes
+    python benchmarks/data.py FOLDER --decoding  # only that table
 
 Decoding: "Pillow" decodes the photographs with Pillow and resizes them with OpenCV, one after the other in one process,
 from memory, without storing the result. "our loop" does the same with our functions. "on all cores" runs our loop in
@@ -99,7 +100,7 @@ class Case(NamedTuple):
 
 def prepared(folder: Path, name: str, cache: Path) -> Case:
     """A data set in the folder, with its records written."""
-    source = datasets.Source(name, str(folder), str(cache))
+    source = datasets.Source(name, str(folder), str(cache), accept_duplicates=True)
 
     def load():
         for split in ("train", "test"):
@@ -192,15 +193,17 @@ def augmentation(train_set: arrays.Arrays) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Cars196, in any layout")
-    folder = parser.parse_args().folder
+    parser.add_argument("--decoding", action="store_true", help="only the table of decoding")
+    folder, only_decoding = vars(parser.parse_args()).values()
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, OpenCV {cv2.__version__}\n")
     with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stderr(io.StringIO()):
         cache, enlarged_ones = Path(temporary) / "cache", Path(temporary) / "enlarged"
-        train_set = datasets.load(datasets.Source("cars196", str(folder), str(cache)), "train", SIDE)
-        feeding(train_set)
-        print()
-        augmentation(train_set)
-        print()
+        if not only_decoding:
+            train_set = datasets.load(datasets.Source("cars196", str(folder), str(cache)), "train", SIDE)
+            feeding(train_set)
+            print()
+            augmentation(train_set)
+            print()
         original = prepared(folder, "cars196", cache)
         enlarge_all(original.encoded[:1500], enlarged_ones)
         large = prepared(enlarged_ones, "folder", cache)

@@ -19,7 +19,7 @@ from symm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # as flock fails on some file systems
 _BEFORE = "-before"
-_FLUSH_SECONDS = 0.2
+_FLUSH_SECONDS = 0.05
 
 
 @contextlib.contextmanager

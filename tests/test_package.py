@@ -179,9 +179,3 @@ import launch
 def test_import_is_instant():
     code = "import sys, symm_jax; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_training_starts_without_what_only_evaluation_and_reports_need():
-    late = {"sklearn", "scipy.stats", "matplotlib.figure"}
-    code = f"import sys, symm_jax.app.modes; sys.exit(' '.join({late} & {{*sys.modules}}) or 0)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

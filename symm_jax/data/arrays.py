@@ -11,7 +11,7 @@ import pickle
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -21,12 +21,13 @@ import numpy as np
 import tqdm
 
 from symm_jax import errors, files
-from symm_jax.data import decode, manifest, workers
+from symm_jax.data import decode, manifest, names, workers
 from symm_jax.data.names import NUMBERS, Names
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
 _CHUNK = 64  # largest number of images that a worker gets at a time
+_LAST_CHUNK = 4  # smallest number, of the last ones, so that all workers end at about the same time
 _MIN_FOR_WORKERS = 300  # fewer images are decoded in this process, because workers take a second to start
 
 
@@ -82,7 +83,13 @@ class DamagedImages(InputError):
         self.faults = faults
 
 
-def load(source: Examples, directory: Path, split: str, options: Options) -> Arrays:
+def load(
+    source: Examples,
+    directory: Path,
+    split: str,
+    options: Options,
+    name: Callable[[Iterable[dict[str, Any]]], Names] | None = None,
+) -> Arrays:
     """Opens the arrays of `split` below `directory`. If they are missing or damaged, decodes `source` first.
 
     Arrays that are complete are opened without a lock and without writing, so that their folder may be read-only.
@@ -92,6 +99,7 @@ def load(source: Examples, directory: Path, split: str, options: Options) -> Arr
       directory: a folder for this data set with this content, and for nothing else.
       split: name of the split.
       options: how to decode.
+      name: makes the names that are stored beside arrays that are decoded, of examples with "label" and "filename".
 
     Raises:
       DamagedImages: images cannot be decoded or do not overlap their boxes, or have impossible labels.
@@ -114,7 +122,9 @@ def load(source: Examples, directory: Path, split: str, options: Options) -> Arr
                     shutil.rmtree(path)
             files.require_space(directory, needed, "decoded images", argument="cache_dir")
             with files.new_directory(path) as temporary:
-                _decode_all(source, temporary, split, options)
+                examples = _decode_all(source, temporary, split, options)
+                if name is not None:
+                    names.store(temporary, name(examples))
         return _checked(manifest.read(path), path, n, side)
     except OSError as error:
         if path.exists() and not (path / manifest.NAME).exists():
@@ -165,17 +175,19 @@ def _not_written(directory: Path, needed: int, error: OSError, damage: str) -> I
     return InputError(f"{fact}. Make room, make the folder writable, or pass another folder.", argument="cache_dir")
 
 
-def _decode_all(source: Examples, folder: Path, split: str, options: Options) -> None:
+def _decode_all(source: Examples, folder: Path, split: str, options: Options) -> list[dict[str, Any]]:
+    """Writes the arrays of a split. Returns the label and the filename of each example."""
     n, side = len(source), options.side
     path = folder / "images.npy"
     offset = _reserve(path, (n, side, side, 3))
     labels, short_side_ratio, query = np.empty(n, np.int32), np.empty((n, 2), np.float32), np.zeros(n, bool)
-    digests, checksums, faults = np.empty(n, np.uint64), np.empty(n, np.uint32), []
+    digests, checksums, filenames, faults = np.empty(n, np.uint64), np.empty(n, np.uint32), np.empty(n, object), []
     with files.flushing(path):  # the disk works while the processes decode
         for done, found, *columns in _decoded(source, path, offset, options, f"decode {split}"):
             faults += found
             if not faults:
-                labels[done], short_side_ratio[done], query[done], digests[done], checksums[done] = columns
+                labels[done], short_side_ratio[done], query[done], digests[done], checksums[done] = columns[:-1]
+                filenames[done] = columns[-1]
     if faults:
         raise DamagedImages(sorted(faults))
     np.save(folder / "labels.npy", labels)
@@ -184,6 +196,7 @@ def _decode_all(source: Examples, folder: Path, split: str, options: Options) ->
     if query.any():
         np.save(folder / "query.npy", query)
     manifest.write(folder, {"images": checksums})
+    return [{"label": label, "filename": name} for label, name in zip(labels.tolist(), filenames, strict=True)]
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> int:
@@ -214,12 +227,10 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
     # Processes, because Pillow holds Python's lock during part of its work. Their number respects the limits of this
     # process: its affinity and its control group.
     count = 1 if n < _MIN_FOR_WORKERS else joblib.cpu_count()
-    size = max(1, min(_CHUNK, n // (8 * count)))  # small enough that all workers end at about the same time
     # The token makes workers that are used again open the files again, which may have been replaced.
     opener = functools.partial(_unpickled, pickle.dumps(source), secrets.token_hex(8))
     one = joblib.delayed(functools.partial(_decode_range, path, offset, opener, options))
-    jobs = (one(range(start, min(start + size, n))) for start in range(0, n, size))
-    results = cast(Iterator, workers.pool(count)(jobs))
+    results = cast(Iterator, workers.pool(count)(map(one, _chunks(n, count))))
     try:
         with tqdm.tqdm(total=n, desc=title, unit="image", leave=False, dynamic_ncols=True) as bar:
             for result in results:
@@ -231,21 +242,30 @@ def _decoded(source: Examples, path: Path | None, offset: int, options: Options,
         ) from error
 
 
+def _chunks(n: int, count: int) -> Iterator[range]:
+    """The rows of `n` images in chunks for `count` workers."""
+    start = 0
+    while start < n:
+        size = min(_CHUNK, max(_LAST_CHUNK, (n - start) // (4 * count)))
+        yield range(start, min(start + size, n))
+        start += size
+
+
 def _decode_range(
     path: Path | None, offset: int, opener: Callable[[], Examples], options: Options, rows: range
-) -> tuple[slice, list[str], list[int], np.ndarray, list[int], list[int], list[int]]:
+) -> tuple[slice, list[str], list[int], np.ndarray, list[int], list[int], list[int], list[str]]:
     """Writes the images of `rows` to the file whose first image begins at byte `offset`; to none without `path`.
 
     Each process reads its own records: sending them to a process would cost more than reading them.
 
     Returns:
-      The rows, the faults of their images, and for each row Arrays.labels, short_side_ratio, query and digests, and the
-      CRC-32 of its pixels.
+      The rows, the faults of their images, and for each row Arrays.labels, short_side_ratio, query and digests, the
+      CRC-32 of its pixels, and its filename.
     """
     cv2.setNumThreads(1)  # there is one worker per core already
     source, side = opener(), options.side
     faults, labels, short_side_ratio, query = [], [], np.ones((len(rows), 2), np.float32), []
-    digests, checksums = [], []
+    digests, checksums, filenames = [], [], []
     # Not a memory map, where each new page costs more than decoding it.
     with open(path, "r+b") if path else contextlib.nullcontext() as file:
         if file:
@@ -253,6 +273,7 @@ def _decode_range(
         for ratios, row in zip(short_side_ratio, rows, strict=True):
             example = source[row]
             name = _to_str(example["filename"])
+            filenames.append(name)
             labels.append(example["label"])
             query.append(example.get("query", False))
             digests.append(int.from_bytes(hashlib.sha256(example["image"]).digest()[:8]))
@@ -269,11 +290,11 @@ def _decode_range(
                 file.write(pixels)
             height, width = image.shape[:2]
             ratios[:] = min(height, width) / height, min(height, width) / width
-    return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests, checksums
+    return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests, checksums, filenames
 
 
 def _require_int32(label: Any, name: str) -> None:
-    if not 0 <= operator.index(label) <= np.iinfo(np.int32).max:
+    if not 0 <= operator.index(label) < 2**31:
         raise InputError(f"image {name} has label {label}, and labels are 0 to 2,147,483,647. Correct the annotations.")
 
 

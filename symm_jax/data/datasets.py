@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,8 +214,9 @@ def _load(source: Source, opened: _Opened, split: str, side: int) -> arrays.Arra
         split = f"validation{source.validation_classes}"
         split += f"-seed{source.validation_seed}" if source.validation_seed >= 0 else ""
     where = opened.folder or source.name
+    name = functools.partial(_name, builder, opened.root)
     try:
-        decoded = arrays.load(records, opened.root / "arrays", split, options)
+        decoded = arrays.load(records, opened.root / "arrays", split, options, name)
     except arrays.DamagedImages as error:
         # The other images are looked at too, so that one run names all that are damaged.
         faults = [] if is_validation else error.faults
@@ -229,13 +230,13 @@ def _load(source: Source, opened: _Opened, split: str, side: int) -> arrays.Arra
         raise errors.InputError(f"{where}: {error.fact}") from error
     _warn_of_other_counts(source.name, split, _count(decoded), kind.PROTOCOL.get(split))
     folder = arrays.folder(opened.root / "arrays", split, options)
-    return decoded._replace(names=names.load(folder, lambda: _name(builder, records, opened.root)))
+    return decoded._replace(names=names.load(folder, lambda: name(records)))
 
 
-def _name(builder: tfds.core.DatasetBuilder, records: Records, root: Path) -> names.Names:
+def _name(builder: tfds.core.DatasetBuilder, root: Path, examples: Iterable[Mapping[str, Any]]) -> names.Names:
     if isinstance(builder.builder_config, glyphs.GlyphsConfig):
-        return names.of_glyphs(records, builder.builder_config.seed)
-    return names.of_photographs(records, names.read_published(root))
+        return names.of_glyphs(examples, builder.builder_config.seed)
+    return names.of_photographs(examples, names.read_published(root))
 
 
 def _damage_error(where: Path | str, faults: list[str], listing: Path) -> errors.InputError:

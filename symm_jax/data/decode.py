@@ -38,6 +38,7 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
     Raises:
       InputError: the image is damaged, has another format, or has more than MAX_PIXELS.
     """
+    orient = orient and _may_have_orientation(encoded)
     if not orient and (pixels := _decode_flawless_jpeg(encoded)) is not None:
         return pixels
     try:
@@ -88,6 +89,14 @@ def _decode_flawless_jpeg(encoded: bytes) -> np.ndarray | None:
         if colours == "YCbCr" and int(height) * int(width) <= MAX_PIXELS:
             return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
     return None
+
+
+def _may_have_orientation(encoded: bytes) -> bool:
+    """Whether a JPEG has EXIF or XMP data with an orientation before its scan of pixels; True for other formats."""
+    if not encoded.startswith(b"\xff\xd8"):
+        return True
+    header = encoded[: encoded.find(b"\xff\xda\x00\x0c\x03")]  # all but the last byte where there is no such scan
+    return b"Exif" in header or b"rientation" in header
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,7 +1,6 @@
 """The list of the arrays of a folder, with their digests, so that a damaged array is noticed before it is used."""
 
 import concurrent.futures
-import functools
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ NAME = "manifest.json"
 _BLOCK = 1 << 20  # bytes that a thread reads at a time; larger blocks are slower
 # "0" skips the digests of pixels, which take about half a second per GB and core. Everything else is still verified.
 _VERIFY_PIXELS = "SYMM_JAX_VERIFY_PIXELS"
+_verified: set[tuple] = set()  # the versions of large files, and the digests that this process knows them to have
 
 
 class Damaged(Exception):
@@ -39,6 +39,7 @@ def write(folder: Path, row_checksums: dict[str, np.ndarray]) -> None:
         known = {"dtype": array.dtype.str, "shape": array.shape, "bytes": path.stat().st_size}
         if path.stem in row_checksums:
             known["rows"] = _digest_of_rows(row_checksums[path.stem])
+            _verified.add((*_version(path), known["rows"]))  # reading it back would read memory, not the disk
         else:
             known["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         arrays[path.stem] = known
@@ -48,7 +49,8 @@ def write(folder: Path, row_checksums: dict[str, np.ndarray]) -> None:
 def read(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a folder by name, verified. Large ones are read-only memory maps.
 
-    The pixels of a file are verified once in a process, as long as its time of change stays the same.
+    The pixels of a file are verified once in a process, as long as its time of change stays the same. Those that this
+    process has written are not verified: their digest was made of what was written.
 
     Raises:
       Damaged: there is no manifest, or a file differs from it.
@@ -117,18 +119,23 @@ def _read(path: Path, known: dict) -> np.ndarray:
     if array.dtype.str != known["dtype"] or list(array.shape) != known["shape"] or not array.flags.c_contiguous:
         raise Damaged(f"{path} is damaged: it has {array.dtype} {array.shape}")
     if os.environ.get(_VERIFY_PIXELS, "1") != "0":
-        offset = stat.st_size - array.nbytes
-        checksums = _row_checksums(path, offset, array.shape, array.nbytes, (stat.st_mtime_ns, stat.st_ino))
-        if _digest_of_rows(checksums) != known["rows"]:
-            raise Damaged(f"{path} is damaged: its digest has changed")
+        expected = (*_version(path), known["rows"])
+        if expected not in _verified:
+            checksums = _row_checksums(path, stat.st_size - array.nbytes, array.shape[0], array.nbytes)
+            if _digest_of_rows(checksums) != known["rows"]:
+                raise Damaged(f"{path} is damaged: its digest has changed")
+            _verified.add(expected)
     return array
 
 
-@functools.lru_cache(maxsize=64)
-def _row_checksums(path: Path, offset: int, shape: tuple[int, ...], nbytes: int, version: tuple) -> np.ndarray:
-    """The CRC-32 of each row of the array whose first row begins at byte `offset`; `version` is only a cache key."""
-    del version
-    rows = shape[0]
+def _version(path: Path) -> tuple[int, int, int]:
+    """Differs for a file that has changed or has been replaced, and stays when its folder is renamed."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+
+
+def _row_checksums(path: Path, offset: int, rows: int, nbytes: int) -> np.ndarray:
+    """The CRC-32 of each row of the array whose first row begins at byte `offset`."""
     size = nbytes // max(rows, 1)
     checksums = np.zeros(rows, np.uint32)
     step = max(1, _BLOCK // max(size, 1))

@@ -58,8 +58,13 @@ def load(folder: Path, make: Callable[[], Names]) -> Names:
     except InputError:  # of records that are damaged, and that nothing else needs
         return NUMBERS
     with contextlib.suppress(OSError, ValueError), files.lock(folder.parent / ".lock"):
-        manifest.write_text(folder, _FILE, json.dumps(made._asdict(), ensure_ascii=False))
+        store(folder, made)
     return made
+
+
+def store(folder: Path, names: Names) -> None:
+    """Stores names with the arrays in `folder`. Raises OSError or ValueError as manifest.write_text does."""
+    manifest.write_text(folder, _FILE, json.dumps(names._asdict(), ensure_ascii=False))
 
 
 def of_photographs(examples: Iterable[Mapping[str, Any]], published: Mapping[int, str]) -> Names:

@@ -150,13 +150,14 @@ def files_below(root: Path, skip: Path | None = None) -> list[Path]:
 
 def digest(root: Path, files: Sequence[Path]) -> str:
     """A digest of the path below `root`, size and time of each of the files. No file is read."""
-    sha = hashlib.sha256()
+    sha, depth = hashlib.sha256(), len(root.parts)
     for path in files:
         try:
             status = path.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        line = f"{path.relative_to(root).as_posix()} {status.st_size} {status.st_mtime_ns}\n"
+        name = "/".join(path.parts[depth:]) or "."  # path.relative_to takes three times as long
+        line = f"{name} {status.st_size} {status.st_mtime_ns}\n"
         sha.update(line.encode("utf-8", "surrogateescape"))
     return sha.hexdigest()
 
@@ -199,7 +200,8 @@ def _list(root: Path, skip: Path | None) -> tuple[list[Path], dict[Path, InputEr
                     )
             except OSError as error:
                 faults[path] = _unreadable(path, error)
-    return sorted(found), dict(sorted(faults.items()))
+    found.sort(key=lambda path: os.path.normcase(path).split(os.sep))  # noqa: PTH206  Path's own order, faster
+    return found, dict(sorted(faults.items()))
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

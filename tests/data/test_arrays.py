@@ -75,10 +75,13 @@ def test_two_processes_may_build_at_once(cars, tmp_path):
     assert sums[0] == sums[1]
 
 
-def test_nothing_imports_tensorflow():
-    """Every module of every wing is imported in a new process."""
+def test_training_starts_without_what_only_reports_need_and_nothing_imports_tensorflow():
+    """In a new process: first what workers and training import, then every module of every wing."""
     code = (
-        "import importlib, pkgutil, sys, symm_jax\n"
+        "import importlib, pkgutil, sys, symm_jax, symm_jax.data.arrays, symm_jax.data.records\n"
+        "assert 'jax' not in sys.modules\n"
+        "import symm_jax.app.modes\n"
+        "assert not {'sklearn', 'scipy.stats', 'matplotlib.figure'} & {*sys.modules}\n"
         "names = [m.name for m in pkgutil.walk_packages(symm_jax.__path__, 'symm_jax.')]\n"
         "for name in names: importlib.import_module(name)\n"
         "wings = {name.split('.')[1] for name in names}\n"

@@ -92,6 +92,13 @@ def test_workers_decode_the_same_arrays(cars, data_source, monkeypatch):
         datasets.load(source, "train", 16)
 
 
+@pytest.mark.parametrize("n", [0, 1, 63, 1500])
+def test_chunks_are_all_rows_and_the_last_ones_are_small(n):
+    chunks = [*arrays._chunks(n, 2)]
+    assert [row for chunk in chunks for row in chunk] == [*range(n)]
+    assert all(len(chunk) <= max(4, n // 8) <= 187 for chunk in chunks) and len((chunks or [()])[-1]) <= 4
+
+
 def test_leftovers_of_a_killed_process_are_removed(cars, data_source, tmp_path):
     source = data_source("cars196", cars)
     code = (

@@ -100,13 +100,24 @@ def test_pixels_are_verified_once_or_not_at_all_on_request(source, monkeypatch):
     monkeypatch.setattr(os, "pread", lambda *arguments, pread=os.pread: read.append(1) or pread(*arguments))
     load(source)
     assert not read
-    replace(folder / "images.npy", flip((folder / "images.npy").read_bytes(), -1))
+    replace(folder / "images.npy", flip((folder / "images.npy").read_bytes(), -2))
     monkeypatch.setenv("SYMM_JAX_VERIFY_PIXELS", "0")
     load(source)
     assert not read
     monkeypatch.delenv("SYMM_JAX_VERIFY_PIXELS")
     load(source)
     assert read
+
+
+def test_what_is_decoded_is_read_once_and_not_read_back(source, monkeypatch):
+    datasets.load(source, "test", 16)  # records the duplicates, for which all records are read
+    shutil.rmtree(folder_of_arrays(source))
+    read = []
+    get = Records.__getitem__
+    monkeypatch.setattr(Records, "__getitem__", lambda self, index: read.append(index) or get(self, index))
+    monkeypatch.setattr(os, "pread", None)
+    assert load(source)[0].shape == (15, 16, 16, 3)
+    assert read == [*range(15)]
 
 
 def test_the_manifest_lists_everything(source):

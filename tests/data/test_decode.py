@@ -76,6 +76,18 @@ def test_exif_orientation_is_applied_only_on_request(orientation):
     np.testing.assert_array_equal(decode.decode(encoded, "a"), RGB)
 
 
+def test_a_jpeg_is_rotated_by_exif_or_xmp_and_read_by_pillow_only_with_these(monkeypatch):
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    for options in ({"exif": exif}, {"xmp": xmp}, {"xmp": xmp, "progressive": True}, {"xmp": xmp, "icc_profile": b"x"}):
+        encoded = encode(RGB, "jpeg", **options)
+        expected = np.rot90(decode.decode(encoded, "a"), -1)
+        np.testing.assert_array_equal(decode.decode(encoded, "a", orient=True), expected)
+    monkeypatch.setattr(PIL.Image, "open", None)
+    assert decode.decode(encode(RGB, "jpeg"), "a", orient=True).shape == RGB.shape
+
+
 JPEG = encode(np.repeat(np.repeat(RGB, 20, 0), 20, 1), "jpeg")
 
 
