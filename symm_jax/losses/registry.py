@@ -66,8 +66,8 @@ LOSSES: dict[str, Callable] = {
     "recall_at_k": recall_at_k_loss,
 }
 
-# Options that `from_config` sets itself, and arrays, which no config can hold.
-_RESERVED = ("synthesis", "axis_name", "with_winners", "key", "positives")
+# Options that `from_config` sets itself.
+_RESERVED = ("synthesis", "axis_name", "with_winners", "key")
 
 
 def register(name: str, function: Callable) -> None:
@@ -159,9 +159,9 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
     function = LOSSES[name]
     parameters = inspect.signature(function).parameters
     common = [key for key in ("weight", "synthesis") if key == "weight" or key in parameters]
-    _check_options(
-        repr(name), function, options, common + [key for key in _list_options(function) if key not in _RESERVED]
-    )
+    reserved = (*_RESERVED, "positives") if contract.takes_batch(function) else _RESERVED  # there it is a mask
+    own = [key for key in _list_options(function) if key not in reserved]
+    _check_options(repr(name), function, options, common + own)
     weight = _pop_weight(name, options)
     synthesis = _create_synthesis(options.pop("synthesis", None))
     if synthesis:

@@ -87,7 +87,9 @@ def _largest_positives(grid, similarity, i, first_column, low, part, width, coun
       similarity: (block, columns), of the queries of tile i and the columns from `first_column` on.
       i: number of the tile.
       first_column: number of a column.
-      low, part, width: see `_Windows`; (parts,).
+      low: (parts,), see `_Windows`.
+      part: see `_Windows`.
+      width: see `_Windows`.
       count: the number of positives to return.
 
     Returns:
