@@ -5,6 +5,7 @@ are one convolution with bias, and the network is a pure function of one tree of
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ Kernel = Float[Array, "size size 1 channels"]
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _NORM = ("weight", "bias", "running_mean", "running_var")
+# The gradient of a depthwise kernel is summed over so many images at a time, and output pixels of each. More pixels
+# lengthen compilation.
+_IMAGES, _PIXELS = 4, 64
 
 
 class FoldedConv(nn.Module):
@@ -102,20 +106,22 @@ def depthwise_shifted(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
 
 def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     size = kernel.shape[0]
-    total = jnp.zeros((), x.dtype)
-    for part, weight in zip(_shifts(x, size, stride), kernel.reshape(size**2, 1, 1, 1, -1), strict=True):
-        total = total + part * weight
+    x, total = _padded(x, size, stride), jnp.zeros((), x.dtype)
+    for position, weight in zip(np.ndindex(size, size), kernel.reshape(size**2, 1, 1, 1, -1), strict=True):
+        total = total + _window(x, position, size, stride) * weight
     return total
 
 
-def _shifts(x: Array, size: int, stride: int) -> list[Array]:
-    """The pixels of the images that meet each position of the kernel."""
+def _window(x: Array, position: tuple[int, int], size: int, stride: int) -> Array:
+    """The pixels of padded images that meet one position of the kernel."""
+    rows, columns = (slice(i, x.shape[a] - size + 1 + i, stride) for a, i in enumerate(position, start=1))
+    return x[:, rows, columns]
+
+
+def _padded(x: Array, size: int, stride: int) -> Array:
     sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
-    height, width = (-(-side // stride) for side in x.shape[1:3])
     # Stored, because XLA otherwise tests at every read whether it meets the padding.
-    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *sides, (0, 0))))
-    rows = [x[:, i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
-    return [r[:, :, j : j + stride * (width - 1) + 1 : stride] for r in rows for j in range(size)]
+    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *sides, (0, 0))))
 
 
 def _forward(x, kernel, stride):
@@ -130,18 +136,34 @@ def _backward(stride, residuals, dy):
     else:
         (dx,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](dy)
 
-    def add(total, image):
-        x, dy = image
-        ones = jnp.ones((1, dy.shape[0] * dy.shape[1]), dy.dtype)
-        products = [(part[0] * dy).reshape(-1, dy.shape[-1]) for part in _shifts(x[None], size, stride)]
-        # Stored, because XLA sums what it has just multiplied against the order in memory.
-        sums = [jnp.matmul(ones, p, preferred_element_type=total.dtype) for p in jax.lax.optimization_barrier(products)]
-        return total + jnp.concatenate(sums), None
+    return dx, _kernel_gradient(x, dy, size, stride).reshape(kernel.shape).astype(kernel.dtype)
 
-    # One image at a time: its products stay in the caches.
-    zeros = jnp.zeros((size**2, kernel.shape[-1]), jnp.promote_types(kernel.dtype, jnp.float32))
-    dkernel, _ = jax.lax.scan(add, zeros, (x, dy))
-    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
+
+def _kernel_gradient(x: Array, dy: Array, size: int, stride: int) -> Array:
+    """(size, size, channels): the sum over all output pixels of the inputs that they meet, times their gradient."""
+    (n, height, width, channels), dtype = dy.shape, jnp.promote_types(dy.dtype, jnp.float32)
+    # Few rows of an output image at a time: their terms are one sum, which stays in registers.
+    rows = max(r for r in range(1, height + 1) if height % r == 0 and (r == 1 or r * width <= _PIXELS))
+
+    def add_images(total, images):
+        x, dy = _padded(images[0], size, stride), images[1]
+
+        def add_rows(block, total):
+            row = rows * block
+            inputs = jax.lax.dynamic_slice_in_dim(x, stride * row, stride * (rows - 1) + size, axis=1).astype(dtype)
+            gradients = jax.lax.dynamic_slice_in_dim(dy, row, rows, axis=1)
+            for i, j in np.ndindex(rows, width):
+                met = inputs[:, stride * i : stride * i + size, stride * j : stride * j + size]
+                total = total + met * gradients[:, i, j, None, None]
+            return total
+
+        return jax.lax.fori_loop(0, height // rows, add_rows, total), None
+
+    # Few images at a time: padded, they stay in the caches. The processor's cores share them.
+    group = math.gcd(n, _IMAGES)
+    zeros = jnp.zeros((group, size, size, channels), dtype)
+    total, _ = jax.lax.scan(add_images, zeros, tuple(a.reshape(n // group, group, *a.shape[1:]) for a in (x, dy)))
+    return total.sum(0)
 
 
 depthwise_shifted.defvjp(_forward, _backward)
