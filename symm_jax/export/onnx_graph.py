@@ -83,6 +83,8 @@ class _Graph:
             inner = next((equation.params[key] for key in _INNER if key in equation.params), None)
             if isinstance(inner, core.ClosedJaxpr):  # a call
                 outputs = self.run(inner.jaxpr, inner.consts, operands)
+            elif name == "optimization_barrier":  # it only orders the work of XLA
+                outputs = operands
             elif name in _CONVERTERS:
                 outputs = [_CONVERTERS[name](self, equation, *operands)]
             else:

@@ -117,7 +117,7 @@ def _scale(base):
 
 def _sum_of_neighbours(x, window):
     sides = [(0, 0)] * 3 + [(window // 2,) * 2]
-    return lax.reduce_window(x, jnp.zeros((), x.dtype), lax.add, (1, 1, 1, window), (1,) * 4, sides)
+    return lax.reduce_window(x, 0.0, lax.add, (1, 1, 1, window), (1,) * 4, sides)
 
 
 def _lrn_forward(x, window, alpha):

@@ -71,7 +71,7 @@ def test_the_home_directory_is_not_needed(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user without an entry
-    monkeypatch.setattr(modes, "compare", lambda *_: ["compared"])
+    monkeypatch.setattr("symm_jax.app.compare.compare", lambda *_: ["compared"])
     assert modes.run("compare", {}, [None], False, 0) == ["compared"]
 
 
