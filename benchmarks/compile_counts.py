@@ -53,7 +53,10 @@ class Program(NamedTuple):
 @functools.cache
 def _device() -> Any:
     target = (Path(__file__).parent / "h100.txtpb").read_text()
-    return topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1").devices[0]
+    try:
+        return topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1").devices[0]
+    except NotImplementedError as error:
+        raise SystemExit(f"{error}; install this jax's CUDA plugin: docs/benchmarks.md names the packages") from error
 
 
 def compile_program(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Program:

@@ -14,6 +14,7 @@ FIELDS = {
     "dtype": "--float16",
     "host": "--host",
     "image_size": "config.data.image_size",
+    "images_per_class": "config.data.images_per_class",
     "images": "--images",
     "index": "--index",
     "index_kind": "--index_kind",
