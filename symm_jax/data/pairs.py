@@ -77,7 +77,8 @@ def require_classes(table: ClassTable, num_pairs: int, images_per_class: int = 2
     """Raises InputError when there are fewer classes with `images_per_class` images than a batch has."""
     needed, known = 2 * num_pairs // images_per_class, len(table.count)
     if needed > known:
-        fact = f"{2 * num_pairs} images need {needed} classes with {images_per_class} images, and the training set has {known}"
+        fact = f"{2 * num_pairs} images need {needed} classes with {images_per_class} images"
+        fact += f", and the training set has {known}"
         if known < 2:
             raise InputError(f"{fact}. Lower it.", argument="images_per_class")
         raise InputError(f"{fact}. Lower it to at most {images_per_class * known}.", argument="batch_size")
