@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_NEVER = -1e30  # exponent of an entry that does not count. It is finite, so that an empty sum is finite.
+
 
 def gather(x: Any, axis_name: str | None) -> Any:
     """Gathers the rows of all devices, in device order.
@@ -46,6 +48,11 @@ def normalize(x: jax.Array) -> jax.Array:
     x = x * (4 / jnp.where(ok, largest, 4))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return jnp.where(ok, x * jax.lax.rsqrt(jnp.where(ok, square, 1)), 0)
+
+
+def log_sum_exp(exponents: jax.Array, where: jax.Array, axis: int) -> jax.Array:
+    """The logarithm of the sum of e^x over the entries `where` along an axis. That of no entry is about -1e30."""
+    return jax.nn.logsumexp(jnp.where(where, exponents, _NEVER), axis=axis)
 
 
 def root(square: jax.Array) -> jax.Array:

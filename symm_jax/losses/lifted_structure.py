@@ -13,8 +13,6 @@ from symm_jax.losses.candidates import Rule
 from symm_jax.losses.pair_loss import Loss, Winners
 from symm_jax.synthesis import Synthesis
 
-_NEVER = -1e30  # exponent of an entry that is not a negative. It is finite, so that a row without negatives is finite.
-
 
 def lifted_structure_loss(
     anchor: Float[ArrayLike, "n dim"],
@@ -81,7 +79,7 @@ def lifted_structure_loss(
         different = row_ids.label[:, None] != column_ids.label[None, :]
         copies = close.shape[1] // different.shape[1]
         different = jnp.tile(different, (1, copies))
-        push = jax.nn.logsumexp(jnp.where(different, margin - similarity.root(-2 * close), _NEVER), axis=1)
+        push = similarity.log_sum_exp(margin - similarity.root(-2 * close), different, axis=1)
         return jnp.sum(jnp.square(jax.nn.relu(pull + push + math.log(4 / copies)))), None
 
     rule = Rule(batch.pairs, distance=True)

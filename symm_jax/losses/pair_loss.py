@@ -66,14 +66,7 @@ def prepare_batch(
     labels = dtypes.to_device(labels, "labels")
     _check(anchor, positive, labels)
     check_number("l2_reg", l2_reg)
-    if not isinstance(l2_normalize, bool):
-        raise ValueError(f"l2_normalize must be True or False, got {l2_normalize!r}")
-    if synthesis is not None and not callable(synthesis):
-        raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
-    if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
-        raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
-    if with_winners and synthesis is None:
-        raise ValueError("with_winners needs a synthesis: without one there are no candidate pairs")
+    check_options(synthesis, l2_normalize, with_winners, block_size)
     dtype = jnp.promote_types(anchor.dtype, jnp.float32)
     anchor, positive = anchor.astype(dtype), positive.astype(dtype)
     l2 = 0.25 * l2_reg * sum(jnp.mean(jnp.sum(x * x, axis=1)) for x in (anchor, positive)) if l2_reg else 0.0
@@ -217,6 +210,32 @@ def squared_distance(points: PairPoints) -> jax.Array:
     return jnp.sum(jnp.square(points.anchor - points.positive), axis=1)
 
 
+def check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_size: Any) -> None:
+    """Raises ValueError for a wrong value of an option that pair losses and batch losses share."""
+    check_flag("l2_normalize", l2_normalize)
+    if synthesis is not None and not callable(synthesis):
+        raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
+    if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
+        raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
+    if with_winners and synthesis is None:
+        raise ValueError("with_winners needs a synthesis: without one there are no candidate pairs")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises ValueError for an option that is not True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_integers(labels: jax.Array, meaning: str = "") -> None:
+    """Raises ValueError for labels that are not integers. `meaning` says what they number, for the message."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers,{meaning} got {labels.dtype}. Number the classes from 0: "
+            "np.unique(labels, return_inverse=True)[1]."
+        )
+
+
 def check_number(name: str, value: float, *, above: float = -math.inf) -> None:
     """Raises ValueError unless `value` is a finite Python number, 0 or more, and larger than `above`.
 
@@ -236,8 +255,4 @@ def _check(anchor: jax.Array, positive: jax.Array, labels: jax.Array) -> None:
         raise ValueError(f"anchor and positive must share a floating dtype, got {anchor.dtype} and {positive.dtype}")
     if labels.shape != anchor.shape[:1]:
         raise ValueError(f"labels must be (n,) = {anchor.shape[:1]} for anchor {anchor.shape}, got {labels.shape}")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers, got {labels.dtype}. Number the classes from 0: "
-            "np.unique(labels, return_inverse=True)[1]."
-        )
+    check_integers(labels)

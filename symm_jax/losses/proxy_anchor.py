@@ -59,8 +59,8 @@ def proxy_anchor_loss(
     batch = proxy_loss.prepare("proxy_anchor_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
     cosines, is_own = proxy_loss.cosines(batch), proxy_loss.is_own(batch)
     sums = (
-        proxy_loss.log_sum_exp(-alpha * (cosines - margin), is_own, axis=0),
-        proxy_loss.log_sum_exp(alpha * (cosines + margin), ~is_own, axis=0),
+        similarity.log_sum_exp(-alpha * (cosines - margin), is_own, axis=0),
+        similarity.log_sum_exp(alpha * (cosines + margin), ~is_own, axis=0),
         jnp.any(is_own, axis=0),
     )
     # Each device has summed over its rows. The sum over the devices comes before the outer logarithm.

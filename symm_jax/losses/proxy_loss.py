@@ -25,14 +25,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from symm_jax import dtypes, similarity
+from symm_jax.losses import pair_loss
 
 Embeddings = Float[ArrayLike, "n dim"]
 Labels = Integer[ArrayLike, " n"]
 Proxies = Float[ArrayLike, "classes dim"]
 Centers = Float[ArrayLike, "classes per_class dim"]
 Loss = Float[Array, ""]
-
-_NEVER = -1e30  # exponent of an entry that does not count. It is finite, so that an empty sum is finite.
 
 
 class Batch(NamedTuple):
@@ -100,14 +99,9 @@ def own(batch: Batch, values: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(is_own(batch), values, 0), axis=1)
 
 
-def log_sum_exp(exponents: jax.Array, where: jax.Array, axis: int) -> jax.Array:
-    """The logarithm of the sum of e^x over the entries `where` along an axis. That of no entry is about -1e30."""
-    return jax.nn.logsumexp(jnp.where(where, exponents, _NEVER), axis=axis)
-
-
 def cross_entropy(batch: Batch, logits: jax.Array, target: jax.Array) -> Loss:
     """Mean over rows of -log(e^t / (e^t + sum over the other classes of e^logit)), where t is `target` (n,)."""
-    return mean(batch, jax.nn.softplus(log_sum_exp(logits, ~is_own(batch), axis=1) - target))
+    return mean(batch, jax.nn.softplus(similarity.log_sum_exp(logits, ~is_own(batch), axis=1) - target))
 
 
 def mean(batch: Batch, losses: jax.Array) -> Loss:
@@ -129,13 +123,8 @@ def _check(x: jax.Array, y: jax.Array, p: jax.Array, l2_normalize: object) -> No
             raise ValueError(f"{name} must have a floating dtype, got {array.dtype}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"labels must be (n,) = {x.shape[:1]} for embeddings {x.shape}, got {y.shape}")
-    if not jnp.issubdtype(y.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers, the rows of the proxies, got {y.dtype}. Number the classes from 0: "
-            "np.unique(labels, return_inverse=True)[1]."
-        )
-    if not isinstance(l2_normalize, bool):
-        raise ValueError(f"l2_normalize must be True or False, got {l2_normalize!r}")
+    pair_loss.check_integers(y, " the rows of the proxies,")
+    pair_loss.check_flag("l2_normalize", l2_normalize)
 
 
 def _check_range(labels: ArrayLike, classes: int) -> None:

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from symm_jax import similarity
 from symm_jax.losses import pair_loss, proxy_loss
 from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies
 
@@ -53,5 +54,5 @@ def proxy_nca_loss(
     if with_positive:
         return proxy_loss.cross_entropy(batch, logits, target)
     others = ~proxy_loss.is_own(batch)
-    ratio = proxy_loss.log_sum_exp(logits, others, axis=1) - target
+    ratio = similarity.log_sum_exp(logits, others, axis=1) - target
     return proxy_loss.mean(batch, jnp.where(jnp.any(others, axis=1), ratio, 0))

@@ -169,13 +169,8 @@ def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial
         options |= {"synthesis": synthesis, "candidates": candidates, "with_winners": True}
     function = contract.on_pairs(function) if contract.takes_batch(function) else function
     function = functools.partial(function, **options)
-    embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
-    try:  # shapes are enough to find a wrong value, before any work
-        jax.eval_shape(
-            functools.partial(function, **_give_key(name, jax.random.key(0))), embeddings, embeddings, labels
-        )
-    except (TypeError, ValueError) as error:
-        raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
+    with_key = functools.partial(function, **_give_key(name, jax.random.key(0)))
+    _check_values(name, options, lambda embeddings, labels: with_key(embeddings, embeddings, labels))
     return name, weight, function
 
 
@@ -195,13 +190,22 @@ def _create_proxy_term(title: str, spec: Mapping[str, Any]) -> proxy_terms.Term:
     weight = _pop_weight(name, options)
     options.pop("per_class", None)
     function = functools.partial(function, **options)
-    try:  # shapes are enough to find a wrong value, before any work
-        proxies = jax.eval_shape(lambda: proxy_terms.create_proxies([spec], jax.random.key(0), classes=2, dim=2))[name]
-        embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
-        jax.eval_shape(function, embeddings, labels, proxies)
+
+    def with_proxies(embeddings, labels):
+        proxies = proxy_terms.create_proxies([spec], jax.random.key(0), classes=2, dim=2)
+        return function(embeddings, labels, proxies[name])
+
+    _check_values(name, options, with_proxies)
+    return proxy_terms.Term(title, weight, function)
+
+
+def _check_values(name: str, options: Mapping[str, Any], function: Callable) -> None:
+    """Raises InputError for wrong values of options. Shapes are enough to find them, before any work."""
+    embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+    try:
+        jax.eval_shape(function, embeddings, labels)
     except (TypeError, ValueError) as error:
         raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
-    return proxy_terms.Term(title, weight, function)
 
 
 def _pop_weight(name: str, options: dict[str, Any]) -> float:

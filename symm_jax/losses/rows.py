@@ -15,7 +15,6 @@ with itself is that of its two images, which is a positive. A synthesis changes 
 """
 
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from symm_jax import dtypes, similarity
+from symm_jax import devices, dtypes, similarity
 from symm_jax.losses import candidates, mining, pair_loss
 from symm_jax.losses.candidates import Rule
 from symm_jax.losses.mining import PairPoints
@@ -39,9 +38,6 @@ Loss = Float[Array, ""]
 Winners = Float[Array, "points points"]
 
 _MAX_STORED = 2**24, 2**22  # with more entries, of images and of pairs with a synthesis, blocks are recomputed
-_BLOCK_SIZE = 256  # rows in a block that is recomputed
-_ENTRIES = 2**17  # entries in a block of stored ones, so that the arrays of a step stay in the caches
-_NEVER = -1e30  # exponent of an entry that does not count. It is finite, so that an empty sum is finite.
 
 
 class Row(NamedTuple):
@@ -108,7 +104,7 @@ def prepare(
     Raises:
       ValueError: shapes, dtypes or options do not fit.
     """
-    _check_options(synthesis, l2_normalize, with_winners, block_size)
+    pair_loss.check_options(synthesis, l2_normalize, with_winners, block_size)
     x = dtypes.to_device(embeddings, "embeddings")
     _check_embeddings(x, synthesis)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -182,12 +178,12 @@ def mean_over_rows(
     row_half = column_half = None
     if distance and isinstance(rows, Images) and isinstance(columns, Images):
         row_half, column_half = rows.half_square, columns.half_square
-    size = batch.block_size or _BLOCK_SIZE
+    size = batch.block_size or devices.block_sizes().loss_rows
     entries = len(row_ids.label) * len(column_ids.label)
     if batch.block_size is None and entries <= _MAX_STORED[mined]:
         rows, winners = compare(rows, columns)
         columns, row_ids = None, row_ids._replace(winners=winners)
-        size = max(1, _ENTRIES // len(column_ids.label))
+        size = max(1, devices.block_sizes().loss_entries // len(column_ids.label))
     rows, columns = (rows, row_half, batch.own, extra), (columns, column_half)
 
     def add(wanted, rows, columns, weights):
@@ -215,8 +211,8 @@ def mean_nonzero(values: jax.Array, where: jax.Array) -> Mean:
 
 
 def log_sum_exp(exponents: jax.Array, where: jax.Array) -> jax.Array:
-    """The logarithm of the sum of e^x over the entries `where` of each row, (rows,). It is about -1e30 for no entry."""
-    return jax.nn.logsumexp(jnp.where(where, exponents, _NEVER), axis=1)
+    """`similarity.log_sum_exp` of each row, (rows,)."""
+    return similarity.log_sum_exp(exponents, where, axis=1)
 
 
 def to_distance(closeness: jax.Array) -> jax.Array:
@@ -261,17 +257,6 @@ def _split_pairs(ids: Ids) -> Ids:
     return Ids(position, position, jnp.repeat(jnp.repeat(ids.positives | itself, 2, axis=0), 2, axis=1))
 
 
-def _check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_size: Any) -> None:
-    if not isinstance(l2_normalize, bool):
-        raise ValueError(f"l2_normalize must be True or False, got {l2_normalize!r}")
-    if synthesis is not None and not callable(synthesis):
-        raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
-    if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
-        raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
-    if with_winners and synthesis is None:
-        raise ValueError("with_winners needs a synthesis: without one there are no candidate pairs")
-
-
 def _check_embeddings(x: jax.Array, synthesis: Synthesis | None) -> None:
     if not x.size or not (x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 2)):
         raise ValueError(f"embeddings must be (n, dim), or (n, 2, dim) for pairs, and not empty; got {x.shape}")
@@ -287,11 +272,7 @@ def _check_embeddings(x: jax.Array, synthesis: Synthesis | None) -> None:
 def _check_labels(labels: jax.Array, n: int) -> None:
     if labels.shape != (n,):
         raise ValueError(f"labels must be (n,) = ({n},), one per image, or per pair; got {labels.shape}")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers, got {labels.dtype}. Number the classes from 0: "
-            "np.unique(labels, return_inverse=True)[1]."
-        )
+    pair_loss.check_integers(labels)
 
 
 def _check_positives(positives: Any, n: int, axis_name: str | None) -> None:
