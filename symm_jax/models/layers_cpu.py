@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from symm_jax.models.convolution import conv
+
 _PIXELS = 7000  # of a feature map, handled at a time: enough for products at full speed, few enough for the caches
 _FEW = 8  # channels of an image: with fewer, the products of single kernel positions would be too small
 
@@ -62,16 +64,6 @@ def _product(a, b):
 
 
 _spatial_relu = jax.custom_vjp(_relu, nondiff_argnums=(3,))
-
-
-def conv(x, kernel, stride):
-    """A 1x1 convolution is a product, which is much faster here."""
-    if kernel.shape[0] == 1 and stride == 1:
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def _forward(x, kernel, bias, stride):

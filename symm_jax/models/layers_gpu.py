@@ -14,20 +14,15 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import layout
 
+from symm_jax.models.convolution import conv
+
 _TAPS = [(row, column) for row in range(3) for column in range(3)]  # the places of a window
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def conv_relu(x, kernel, bias, stride):
     """relu(x * kernel + bias), zero-padded so that stride 1 keeps the size."""
-    return jnp.maximum(_conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1), 0)
-
-
-def _conv(x, kernel, stride):
-    if kernel.shape[0] == 1 and stride == 1:
-        return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-    pad = [(kernel.shape[0] // 2,) * 2] * 2
-    return lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jnp.maximum(conv(x, kernel, stride) + bias.reshape(1, 1, 1, -1), 0)
 
 
 def _conv_relu_forward(x, kernel, bias, stride):
@@ -52,7 +47,7 @@ def _conv_gradients(x, kernel, stride, dy):
 
     The kernel's gradient has the kernel's layout, not cuDNN's. Else XLA would transpose all that Adam reads and writes.
     """
-    dx, dkernel = jax.vjp(functools.partial(_conv, stride=stride), x, kernel)[1](dy)
+    dx, dkernel = jax.vjp(functools.partial(conv, stride=stride), x, kernel)[1](dy)
     return lax.optimization_barrier((dx, layout.with_layout_constraint(dkernel, layout.Layout((0, 1, 2, 3)))))
 
 
