@@ -11,18 +11,15 @@ XLA reserves for the intermediate arrays of n = 16,384, where losses work in blo
 
 import functools
 import resource
-import statistics
-import time
 
 import checkout  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
-from losses import print_row
+from losses import DIM, median_seconds, print_row
 
 from symm_jax import losses
 
-DIM = 512
 ROUNDS = {256: 20, 2048: 4}
 PEER_BYTES = 6e9
 LOSSES = {
@@ -74,16 +71,6 @@ def torch_peer(name, batch):
     return run
 
 
-def median_ms(programs, rounds):
-    times = {name: [] for name in programs}
-    for _ in range(rounds + 1):
-        for name, run in programs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(x[1:]) for name, x in times.items()}  # the first round warms up
-
-
 def compare(n, rounds):
     batch = random_batch(n)
     for name, (loss, _) in LOSSES.items():
@@ -99,7 +86,7 @@ def compare(n, rounds):
                 programs["peer"] = peer
             except (RuntimeError, MemoryError):
                 note = "memory"
-        ms = median_ms(programs, rounds)
+        ms = {key: 1e3 * x for key, x in median_seconds(programs, rounds).items()}
         if "peer" in ms:
             note = f"{ms['peer']:.1f} ({ms['peer'] / ms['ours']:.1f}x)"
         print_row(f"{n:,}", name, f"{ms['ours']:.2f}", note)

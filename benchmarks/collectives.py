@@ -10,14 +10,13 @@ kernels that XLA schedules between the start and the end of a collective that is
 import argparse
 import os
 import re
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # else the plugin looks for a GPU
 
 import checkout  # noqa: F401
 import jax
 import numpy as np
-from jax.experimental import topologies
+from compile_counts import h100s
 from losses import print_row
 from training import random_batch
 
@@ -26,21 +25,17 @@ from symm_jax.devices import AXIS, traced_for
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state, train_step
 
-TARGET = Path(__file__).with_name("h100.txtpb")
 SIZES = {"f32": 4, "bf16": 2, "s32": 4}
 KERNELS = "fusion", "custom-call", "copy", "sort", "dot", "convolution"
 
 
 def compile_step(devices: int, pairs: int, dtype: str) -> str:
     """The scheduled program of one device."""
-    found = topologies.get_topology_desc(
-        platform="cuda", target_config=TARGET.read_text(), topology=f"1x1x{devices}"
-    ).devices
     config = car_symm_npair.get_config()
     config.model.dtype, config.batch_size = dtype, 2 * pairs
     recipe = create_recipe(config)
     everywhere, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-    mesh = jax.sharding.Mesh(np.array(found), AXIS)
+    mesh = jax.sharding.Mesh(h100s(devices), AXIS)
 
     def shapes(tree, spec):
         sharding = jax.sharding.NamedSharding(mesh, spec)

@@ -51,10 +51,12 @@ class Program(NamedTuple):
 
 
 @functools.cache
-def _device() -> Any:
+def h100s(count: int) -> np.ndarray:
+    """So many H100s of one machine, to compile for."""
     target = (Path(__file__).parent / "h100.txtpb").read_text()
     try:
-        return topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1").devices[0]
+        found = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x1x{count}")
+        return np.array(found.devices)
     except NotImplementedError as error:
         raise SystemExit(f"{error}; install this jax's CUDA plugin: docs/benchmarks.md names the packages") from error
 
@@ -67,7 +69,7 @@ def compile_program(function: Callable, *arguments: Any, donate: tuple[int, ...]
       *arguments: trees of arrays or of shapes.
       donate: numbers of the arguments whose memory may be reused.
     """
-    mesh = jax.sharding.Mesh(np.array([_device()]), (AXIS,))
+    mesh = jax.sharding.Mesh(h100s(1), (AXIS,))
     spec = jax.sharding.PartitionSpec()
     everywhere = jax.sharding.NamedSharding(mesh, spec)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), arguments)

@@ -11,18 +11,16 @@ copies of embeddings and proxies (of unit norm, and their gradients), in units o
 """
 
 import argparse
-import itertools
 import statistics
-import time
 from collections.abc import Callable
 
 import checkout  # noqa: F401
 import jax
 import numpy as np
+from losses import DIM, median_seconds, print_row
 
 from symm_jax import losses
 
-DIM = 512
 SIZES = {(256, 100): 30, (2048, 100): 15, (256, 11_318): 7, (2048, 11_318): 3}  # (images, classes): rounds
 CENTERS = 3
 
@@ -95,19 +93,10 @@ def torch_peer(name: str, batch: tuple) -> tuple[Callable, float] | None:
     return run, run().item()
 
 
-def median_seconds(programs: dict[str, Callable], rounds: int) -> dict[str, float]:
-    times = {name: [] for name in programs}
-    for name, run in itertools.chain(*[programs.items()] * (rounds + 1)):
-        start = time.perf_counter()
-        run()
-        times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t[1:]) for name, t in times.items()}  # the first round warms up
-
-
 def main(names: list[str]) -> None:
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, dim {DIM}, value and gradients; ratios to ours\n")
-    print("| images | classes | loss | ours, ms | pytorch-metric-learning, ms | memory, MB | matrices |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print_row("images", "classes", "loss", "ours, ms", "pytorch-metric-learning, ms", "memory, MB", "matrices")
+    print_row(*["---"] * 7)
     ratios = []
     for (n, classes), rounds in SIZES.items():
         for name in names:
@@ -125,10 +114,8 @@ def main(names: list[str]) -> None:
                 ratios.append(ms["peer"] / ms["ours"])
                 theirs = f"{ms['peer']:.2f} ({ratios[-1]:.2f}x)"
             matrices = (memory - 8 * (batch[0].size + batch[2].size)) / matrix
-            print(
-                f"| {n:,} | {classes:,} | {name} | {ms['ours']:.2f} | {theirs} | {memory / 1e6:.1f} | {matrices:.1f} |",
-                flush=True,
-            )
+            figures = f"{ms['ours']:.2f}", theirs, f"{memory / 1e6:.1f}", f"{matrices:.1f}"
+            print_row(f"{n:,}", f"{classes:,}", name, *figures)
     if ratios:
         print(f"\nmedian ratio {statistics.median(ratios):.2f}x, smallest {min(ratios):.2f}x")
 
