@@ -19,7 +19,7 @@ A loss is a pure function
 A loss may take a synthesis. Training then gives a batch loss the pairs: `embeddings` (n, 2, dim) and `labels` (n,).
 The loss has three more options:
 
-- `synthesis` (default None): (anchor, positive) -> coefficients (n, points, 2). See symm_jax/synthesis.py.
+- `synthesis` (default None): (anchor, positive) -> coefficients (n, points, 2). See symm_jax/synthesis/plane.py.
 - `candidates`: the kind of pairs of points to mine: "unordered", "ordered" or "product".
 - `with_winners` (default False): return (value, winners). winners (points, points) is the fraction of each pair of
   points among the hardest negatives, and sums to 1. `from_config` logs it.

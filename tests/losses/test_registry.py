@@ -48,8 +48,8 @@ def test_own_losses_and_syntheses_are_named_in_a_config(monkeypatch):
     # test_contract.py checks the contract. Here it would take long.
     monkeypatch.setattr(losses.registry.contract, "check", lambda name, function: None)
     monkeypatch.setattr(losses.registry, "LOSSES", losses.LOSSES.copy())
-    monkeypatch.setattr(synthesis, "SYNTHESES", synthesis.SYNTHESES.copy())
-    monkeypatch.setattr(losses.registry, "SYNTHESES", synthesis.SYNTHESES)
+    monkeypatch.setattr(synthesis.registry, "SYNTHESES", synthesis.SYNTHESES.copy())
+    monkeypatch.setattr(losses.registry, "SYNTHESES", synthesis.registry.SYNTHESES)
     losses.register("sharp_npair", functools.partial(losses.npair_loss, scale=4.0))
     synthesis.register("halfway", halfway)
     spec = {"name": "sharp_npair", "synthesis": {"name": "halfway", "at": 0.3}}

@@ -1,7 +1,7 @@
-"""Syntheses: from the two points of a class to the coefficients of synthetic hard points.
+"""Points in the plane of a pair: from the two points of a class to the coefficients of synthetic hard points.
 
 Let a be the anchor and p the positive of one class. Every synthetic point of the literature that is made from them
-lies in their plane, q = x a + y p. A synthesis is therefore a pure function
+lies in their plane, q = x a + y p. Such a synthesis is therefore a pure function
 
     (anchor (n, dim), positive (n, dim)) -> coefficients (n, points, 2)
 
@@ -160,31 +160,6 @@ def points(
     """
     a, p = dtypes.to_device(anchor, "anchor"), dtypes.to_device(positive, "positive")
     return coefficients[..., :1] * a[:, None, :] + coefficients[..., 1:] * p[:, None, :]
-
-
-SYNTHESES: dict[str, Callable[..., jax.Array]] = {"symmetric": symmetric, "interpolated": interpolated}
-
-
-def register(name: str, function: Callable[..., jax.Array]) -> None:
-    """Adds a synthesis to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
-
-    Call this function in the config file or in a module that the config file imports.
-
-    Args:
-      name: the name in configs.
-      function: (anchor (n, dim), positive (n, dim), *, options with defaults) -> coefficients (n, points, 2).
-
-    Raises:
-      ValueError: the name is taken, or the function breaks the contract of a synthesis: see `check`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> def halfway(anchor, positive, *, at=0.5):
-      ...     return with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
-      >>> register("halfway", halfway)
-      >>> del SYNTHESES["halfway"]
-    """
-    signatures.register("synthesis", name, function, SYNTHESES, check)
 
 
 def check(name: str, function: Callable[..., jax.Array]) -> None:

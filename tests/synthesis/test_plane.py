@@ -85,8 +85,8 @@ def test_a_wrong_number_of_points_is_named(num):
 @pytest.fixture
 def registry(monkeypatch):
     """Removes registered syntheses after the test."""
-    monkeypatch.setattr(synthesis, "SYNTHESES", synthesis.SYNTHESES.copy())
-    return synthesis.SYNTHESES
+    monkeypatch.setattr(synthesis.registry, "SYNTHESES", synthesis.SYNTHESES.copy())
+    return synthesis.registry.SYNTHESES
 
 
 @pytest.mark.parametrize("name", synthesis.SYNTHESES)

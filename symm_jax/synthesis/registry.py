@@ -1,0 +1,33 @@
+"""Syntheses by name, for configs."""
+
+from collections.abc import Callable
+
+import jax
+
+from symm_jax import signatures
+from symm_jax.synthesis.plane import check, interpolated, symmetric
+
+SYNTHESES: dict[str, Callable[..., jax.Array]] = {"symmetric": symmetric, "interpolated": interpolated}
+
+
+def register(name: str, function: Callable[..., jax.Array]) -> None:
+    """Adds a synthesis to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
+
+    Call this function in the config file or in a module that the config file imports.
+
+    Args:
+      name: the name in configs.
+      function: (anchor (n, dim), positive (n, dim), *, options with defaults) -> coefficients (n, points, 2).
+
+    Raises:
+      ValueError: the name is taken, or the function breaks the contract of a synthesis: see `check`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from symm_jax.synthesis import with_originals
+      >>> def halfway(anchor, positive, *, at=0.5):
+      ...     return with_originals(jnp.tile(jnp.array([1 - at, at]), (len(anchor), 1, 1)))
+      >>> register("halfway", halfway)
+      >>> del SYNTHESES["halfway"]
+    """
+    signatures.register("synthesis", name, function, SYNTHESES, check)
