@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Summed. name: npair, angular, triplet, lifted_structure, contrastive, multi_similarity, supcon, ntxent, circle,
     # margin, smooth_ap, recall_at_k, or a proxy loss of docs/proxy_losses.md; optionally weight (1), synthesis
-    # ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
+    # ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md. Batch
+    # losses also take queue (images of past steps that are kept) and warm_up (first steps that are not kept).
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

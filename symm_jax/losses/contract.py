@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from symm_jax import dtypes, signatures
 from symm_jax.losses.candidates import KINDS
@@ -57,13 +58,17 @@ def on_pairs(function: Callable) -> Callable:
     """
 
     def loss(anchor, positive, labels, *, synthesis=None, **options):
-        pairs = jnp.stack([anchor, positive], axis=1)
         if synthesis is not None:
-            return function(pairs, labels, synthesis=synthesis, **options)
-        labels = jnp.repeat(dtypes.to_device(labels, "labels"), 2)
-        return function(pairs.reshape(len(labels), -1), labels, **options)
+            return function(jnp.stack([anchor, positive], axis=1), labels, synthesis=synthesis, **options)
+        return function(*take_images(anchor, positive, labels), **options)
 
     return loss
+
+
+def take_images(anchor: ArrayLike, positive: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """The images of pairs, anchor and positive in turn: embeddings (2 n, dim) and labels (2 n,)."""
+    labels = jnp.repeat(dtypes.to_device(labels, "labels"), 2)
+    return jnp.stack([anchor, positive], axis=1).reshape(len(labels), -1), labels
 
 
 def _check_synthesis_options(what: str, options: dict[str, Any]) -> None:

@@ -178,3 +178,6 @@ def _print_summary(
         + ("on each device" if resident else "in a memory map")
     )
     print(f"model     {plan.pretrained.model}, {count:,} parameters, {start}")
+    if state.queues:
+        size = sum(x.nbytes for x in jax.tree.leaves(state.queues))
+        print(f"queues    of {', '.join(state.queues)}, {size / 1e6:,.1f} MB on each device")
