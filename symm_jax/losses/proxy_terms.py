@@ -1,16 +1,16 @@
 """Proxy losses by name, and the terms of a config that have proxies.
 
-In training, proxies are parameters: params["proxies"] holds one array per term. A term gets both images of each pair,
-with the label of the pair.
+In training, proxies are parameters: params["proxies"] holds one array per term. A term gets the images of a batch in
+turn: both of each pair with the label of the pair, or those of a shuffled epoch with their own labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from symm_jax.losses import contract
 from symm_jax.losses.arcface import arcface_loss
 from symm_jax.losses.cosface import cosface_loss
 from symm_jax.losses.init_proxies import init_proxies
@@ -86,7 +86,7 @@ def add(loss: Callable, terms: Sequence[Term]) -> Callable:
 
     def with_proxies(anchor, positive, labels, axis_name=None, *, proxies, **options):
         total, metrics = loss(anchor, positive, labels, axis_name=axis_name, **options)
-        embeddings, labels = jnp.concatenate([anchor, positive]), jnp.concatenate([labels, labels])
+        embeddings, labels = contract.in_turn(anchor, positive, labels)
         for term in terms:
             total += term.weight * term.function(embeddings, labels, proxies[term.title], axis_name=axis_name)
         return total, metrics

@@ -7,7 +7,7 @@ A loss is a pure function
 - `anchor` and `positive` are (n, dim) floating, `labels` is (n,) integer. Row i of anchor and positive are two images
   of the class labels[i]. Rows of equal labels are of one class.
 - A batch loss takes (embeddings, labels) instead: `embeddings` (n, dim), with any number of images per class. Training
-  gives it the images of the pairs, anchor and positive in turn.
+  gives it the images of the pairs, anchor and positive in turn, or with `config.data.images_per_class` 1 any images.
 - All other arguments are options: keyword-only, each with a default. A config sets options by their names.
 - The result is a floating scalar, finite, with finite gradients: the mean over the rows.
 - `axis_name` (default None) is the name of the mapped axis that splits the batch over devices. Rows are then those of
@@ -107,8 +107,10 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
       pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are numbered as the
       synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged with its position
       in `specs`, as in "npair_2".
-      With proxy losses the function also takes `proxies`, from `create_proxies`. Those losses get both images of each
-      pair, (2 n, dim), and labels from 0 to classes - 1.
+      With proxy losses the function also takes `proxies`, from `create_proxies`. Those losses get the images
+      of the rows in turn, (2 n, dim), and labels from 0 to classes - 1.
+      labels are (n,), one per pair. Proxy losses, and batch losses without synthesis, also take (n, 2), one per image:
+      the rows need not be pairs then.
 
     Raises:
       InputError: no losses, an unknown name or option, or a wrong value. The message suggests the closest known name.
