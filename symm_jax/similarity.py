@@ -79,8 +79,8 @@ def sum_over_row_blocks(
         number of rows. The function may close over Python values only, not over arrays.
       rows: tree of floating arrays (n, ...).
       columns: tree of floating arrays (N, ...).
-      row_ids: tree of integer arrays (n, ...).
-      column_ids: tree of integer arrays (N, ...).
+      row_ids: tree of arrays (n, ...), without gradient.
+      column_ids: tree of arrays, without gradient.
       block_size: number of rows in a block. n need not be a multiple of it.
 
     Returns:

@@ -53,8 +53,8 @@ def takes_batch(function: Callable) -> bool:
 def on_pairs(function: Callable) -> Callable:
     """Turns a batch loss into one of (anchor, positive, labels), with the same options.
 
-    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images,
-    (2 n, dim) and labels (2 n,): the anchor and the positive of the first pair, those of the second, and so on.
+    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images, see
+    `take_images`.
     """
 
     def loss(anchor, positive, labels, *, synthesis=None, **options):
@@ -66,8 +66,18 @@ def on_pairs(function: Callable) -> Callable:
 
 
 def take_images(anchor: ArrayLike, positive: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The images of pairs, anchor and positive in turn: embeddings (2 n, dim) and labels (2 n,)."""
-    labels = jnp.repeat(dtypes.to_device(labels, "labels"), 2)
+    """The images of n rows in turn: the first anchor, the first positive, the second anchor, and so on.
+
+    Args:
+      anchor: (n, dim).
+      positive: (n, dim).
+      labels: (n,) for pairs of one class, or (n, 2) for images of any classes.
+
+    Returns:
+      Embeddings (2 n, dim) and labels (2 n,).
+    """
+    labels = dtypes.to_device(labels, "labels")
+    labels = labels.reshape(-1) if labels.ndim == 2 else jnp.repeat(labels, 2)
     return jnp.stack([anchor, positive], axis=1).reshape(len(labels), -1), labels
 
 

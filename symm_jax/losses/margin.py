@@ -9,7 +9,9 @@ from jaxtyping import Array, Float
 
 from symm_jax import dtypes
 from symm_jax.losses import pair_loss, rows
-from symm_jax.losses.rows import Embeddings, Labels, Loss, Mean, Positives, Row, Winners
+from symm_jax.losses.batch import Batch, Embeddings, Labels, Loss, Positives, Winners, prepare
+from symm_jax.losses.rows import Mean, Row
+from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
 
 _NEAREST, _FARTHEST = 0.5, 1.4  # distances of the sampled negatives: nearer ones are taken as this near
@@ -25,6 +27,7 @@ def margin_loss(
     key: Array | None = None,
     positives: Positives = None,
     synthesis: Synthesis | None = None,
+    queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
     with_winners: bool = False,
@@ -54,6 +57,8 @@ def margin_loss(
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
+        cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points.
       l2_normalize: compare embeddings of unit norm.
       candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
       with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
@@ -79,11 +84,12 @@ def margin_loss(
         raise ValueError(f"mining must be all or distance_weighted; got {mining!r}")
     if mining == "distance_weighted" and key is None:
         raise ValueError("mining='distance_weighted' needs a key, such as jax.random.key(step)")
-    batch = rows.prepare(
+    batch = prepare(
         embeddings,
         labels,
         positives=positives,
         synthesis=synthesis,
+        queue=queue,
         l2_normalize=l2_normalize,
         candidates=candidates,
         with_winners=with_winners,
@@ -117,7 +123,7 @@ def margin_loss(
     return rows.mean_over_rows(batch, formula, extra=_find_beta(beta, batch, labels is None), keys=keys)
 
 
-def _find_beta(beta: ArrayLike, batch: rows.Batch, masked: bool) -> jax.Array:
+def _find_beta(beta: ArrayLike, batch: Batch, masked: bool) -> jax.Array:
     """The beta of each row, (n,)."""
     label, dtype = batch.ids.label, jax.tree.leaves(batch.items)[0].dtype
     if isinstance(beta, (int, float)):

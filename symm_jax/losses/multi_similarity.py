@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from symm_jax.losses import pair_loss, rows
-from symm_jax.losses.rows import Embeddings, Labels, Loss, Mean, Positives, Row, Winners
+from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, prepare
+from symm_jax.losses.rows import Mean, Row
+from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
 
 
@@ -19,6 +21,7 @@ def multi_similarity_loss(
     epsilon: float = 0.1,
     positives: Positives = None,
     synthesis: Synthesis | None = None,
+    queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
     with_winners: bool = False,
@@ -50,6 +53,8 @@ def multi_similarity_loss(
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
+        cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points.
       l2_normalize: compare embeddings of unit norm.
       candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
       with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
@@ -75,11 +80,12 @@ def multi_similarity_loss(
     pair_loss.check_number("epsilon", epsilon)
     if mining not in ("all", "hard"):
         raise ValueError(f"mining must be all or hard; got {mining!r}")
-    batch = rows.prepare(
+    batch = prepare(
         embeddings,
         labels,
         positives=positives,
         synthesis=synthesis,
+        queue=queue,
         l2_normalize=l2_normalize,
         candidates=candidates,
         with_winners=with_winners,

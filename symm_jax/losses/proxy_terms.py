@@ -1,7 +1,7 @@
 """Proxy losses by name, and the terms of a config that have proxies.
 
-In training, proxies are parameters: params["proxies"] holds one array per term. A term gets the images of the pairs,
-anchor and positive in turn, each with the label of its pair.
+In training, proxies are parameters: params["proxies"] holds one array per term. A term gets the images of a batch in
+turn: both of each pair with the label of the pair, or those of a shuffled epoch with their own labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ A loss is a pure function
 - `anchor` and `positive` are (n, dim) floating, `labels` is (n,) integer. Row i of anchor and positive are two images
   of the class labels[i]. Rows of equal labels are of one class.
 - A batch loss takes (embeddings, labels) instead: `embeddings` (n, dim), with any number of images per class. Training
-  gives it the images of the pairs, anchor and positive in turn.
+  gives it the images of the pairs, anchor and positive in turn, or with `config.data.images_per_class` 1 any images.
 - All other arguments are options: keyword-only, each with a default. A config sets options by their names.
 - The result is a floating scalar, finite, with finite gradients: the mean over the rows.
 - `axis_name` (default None) is the name of the mapped axis that splits the batch over devices. Rows are then those of
@@ -111,12 +111,14 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
     Returns:
       loss(anchor, positive, labels, axis_name=None, key=None, proxies={}, queues={}) -> (scalar, metrics). A random
       loss or synthesis needs the PRNG key.
+      labels are (n,), one per pair. Proxy losses, and batch losses without a synthesis of points, also take (n, 2), one
+      per image: the rows need not be pairs then.
       For each loss with a synthesis of points, metrics holds "NAME/synthetic_share" (see `synthetic_share`), and for
       each candidate pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are
       numbered as the synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged
       with its position in `specs`, as in "npair_2".
-      Proxy losses need `proxies`, from `create_proxies`. They get both images of each pair, (2 n, dim), and labels
-      from 0 to classes - 1.
+      Proxy losses need `proxies`, from `create_proxies`. They get the images of the rows in turn, (2 n, dim), and
+      labels from 0 to classes - 1.
       Losses that keep something of earlier steps need `queues`, from `create_queues`. `push_queues` adds a step to
       them.
 

@@ -12,6 +12,8 @@ which of them are positives and which are negatives. A loss is a formula over a 
 Without a synthesis, the items are images. An image is neither a positive nor a negative of itself. With a synthesis,
 the items are pairs. The value of two pairs is that of their hardest two points (mining.py), and the value of a pair
 with itself is that of its two images, which is a positive. A synthesis changes nothing else.
+
+With a queue, the rows of images have more columns: those of past images.
 """
 
 import functools
@@ -20,24 +22,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Integer
 
-from symm_jax import devices, dtypes, similarity
-from symm_jax.losses import candidates, mining, pair_loss
-from symm_jax.losses.candidates import Rule
+from symm_jax import devices, similarity
+from symm_jax.losses import candidates, mining
+from symm_jax.losses.batch import Batch, Ids, Images, Loss, Past, Winners
 from symm_jax.losses.mining import PairPoints
-from symm_jax.synthesis import Synthesis
-
-Embeddings = Float[ArrayLike, "n dim"] | Float[ArrayLike, "n 2 dim"]
-Labels = Integer[ArrayLike, " n"] | None
-Positives = Bool[ArrayLike, "n columns"] | None
-Loss = Float[Array, ""]
-Winners = Float[Array, "points points"]
 
 _MAX_STORED = 2**24, 2**22  # with more entries, of images and of pairs with a synthesis, blocks are recomputed
+_PAST, _EMPTY = -1, -2  # positions of columns that a queue holds, and of its places that were never written
 
 
 class Row(NamedTuple):
@@ -55,73 +47,6 @@ class Mean(NamedTuple):
 
     total: jax.Array
     number: jax.Array
-
-
-class Images(NamedTuple):
-    """Embeddings (n, dim), and |x|^2 / 2 (n,)."""
-
-    embeddings: jax.Array
-    half_square: jax.Array
-
-
-class Ids(NamedTuple):
-    """Integers (n,): labels, and positions in the whole batch. Rows also have what is theirs alone."""
-
-    label: jax.Array
-    position: jax.Array
-    positives: jax.Array | None = None  # (n, N) bool
-    keys: jax.Array | None = None  # (n, ...) key data
-    winners: jax.Array | None = None  # (n, N) uint8, if the values are stored
-
-
-class Batch(NamedTuple):
-    """The checked arguments of a batch loss."""
-
-    items: Images | PairPoints
-    ids: Ids
-    own: jax.Array | None  # (n,), the value of each pair with itself; None without a synthesis
-    rule: Rule
-    with_winners: bool
-    block_size: int | None
-    axis_name: str | None
-
-
-def prepare(
-    embeddings: ArrayLike,
-    labels: ArrayLike | None,
-    *,
-    positives: ArrayLike | None,
-    synthesis: Synthesis | None,
-    l2_normalize: bool,
-    candidates: str,
-    with_winners: bool,
-    block_size: int | None,
-    axis_name: str | None,
-    distance: bool = False,
-) -> Batch:
-    """Checks the arguments of a batch loss. With `distance`, values are closenesses -|x - y|^2 / 2.
-
-    Raises:
-      ValueError: shapes, dtypes or options do not fit.
-    """
-    pair_loss.check_options(synthesis, l2_normalize, with_winners, block_size)
-    x = dtypes.to_device(embeddings, "embeddings")
-    _check_embeddings(x, synthesis)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if l2_normalize:
-        x = similarity.normalize(x)
-    ids = _number_items(len(x), labels, positives, axis_name)
-    if synthesis is not None:
-        points = mining.create_points(x[:, 0], x[:, 1], synthesis)
-        pairs = pair_loss.lookup_pairs(candidates, points.products.shape[1])
-        own = -0.5 * pair_loss.squared_distance(points) if distance else points.products[:, 0, 1]
-        return Batch(points, ids, own, Rule(pairs, distance=distance), with_winners, block_size, axis_name)
-    if x.ndim == 3:
-        x, ids = x.reshape(2 * len(x), -1), _split_pairs(ids)
-    half_square = 0.5 * jnp.sum(x * x, axis=1)  # constant, if normalised
-    items = Images(x, jax.lax.stop_gradient(half_square) if l2_normalize else half_square)
-    pair_loss.lookup_pairs(candidates, 2)
-    return Batch(items, ids, None, Rule((), distance=distance), with_winners, block_size, axis_name)
 
 
 def mean_over_rows(
@@ -143,15 +68,20 @@ def mean_over_rows(
     mined, distance, rule, with_winners = batch.own is not None, batch.rule.distance, batch.rule, batch.with_winners
     count = batch.items.products.shape[1] if isinstance(batch.items, PairPoints) else 0
 
-    def compare(rows, columns):
+    def compare(rows, columns, past):
         if mined:
             return mining.find_hardest(rows, columns, rule)
         x, y = rows.embeddings, columns.embeddings
-        return _square(x) if columns is rows else similarity.product(x, y), None
+        values = _square(x) if columns is rows else similarity.product(x, y)
+        if past is not None:
+            values = jnp.concatenate([values, similarity.product(x, past.images.embeddings)], axis=1)
+        return values, None
 
     def block(wanted, rows, columns, row_ids, column_ids):
-        (items, row_half, own, extra), (columns, column_half, weights) = rows, columns
-        values, winners = (items, row_ids.winners) if columns is None else compare(items, columns)
+        (items, row_half, own, extra), (columns, column_half, weights), (column_ids, past) = rows, columns, column_ids
+        values, winners = (items, row_ids.winners) if columns is None else compare(items, columns, past)
+        if past is not None:
+            column_half, column_ids = _append_past(column_half, column_ids, past)
         itself = row_ids.position[:, None] == column_ids.position[None, :]
         same = row_ids.positives if row_ids.positives is not None else row_ids.label[:, None] == column_ids.label[None]
         if row_half is not None:
@@ -159,7 +89,7 @@ def mean_over_rows(
         if mined:
             values, same, compared = jnp.where(itself, own[:, None], values), same | itself, True
         else:
-            compared = ~itself
+            compared = ~itself if past is None else ~itself & (column_ids.position != _EMPTY)[None, :]
         row = Row(values, same & compared, ~same & compared, extra, row_ids.keys)
         means = [formula(row) for formula in formulas]
         total, counts, won = jnp.zeros((), values.dtype), None, None
@@ -172,23 +102,23 @@ def mean_over_rows(
         return total, (counts, won)
 
     rows, columns, row_ids = batch.items, similarity.gather(batch.items, batch.axis_name), batch.ids._replace(keys=keys)
-    column_ids = similarity.gather(Ids(row_ids.label, row_ids.position), batch.axis_name)
+    column_ids, past = similarity.gather(Ids(row_ids.label, row_ids.position), batch.axis_name), batch.past
     if len(row_ids.label) == len(column_ids.label):
         columns = rows  # one device
     row_half = column_half = None
     if distance and isinstance(rows, Images) and isinstance(columns, Images):
         row_half, column_half = rows.half_square, columns.half_square
     size = batch.block_size or devices.block_sizes().loss_rows
-    entries = len(row_ids.label) * len(column_ids.label)
-    if batch.block_size is None and entries <= _MAX_STORED[mined]:
-        rows, winners = compare(rows, columns)
+    number = len(column_ids.label) + (0 if past is None else len(past.label))
+    if batch.block_size is None and len(row_ids.label) * number <= _MAX_STORED[mined]:
+        rows, winners = compare(rows, columns, past)
         columns, row_ids = None, row_ids._replace(winners=winners)
-        size = max(1, devices.block_sizes().loss_entries // len(column_ids.label))
+        size = max(1, devices.block_sizes().loss_entries // number)
     rows, columns = (rows, row_half, batch.own, extra), (columns, column_half)
 
     def add(wanted, rows, columns, weights):
         function = functools.partial(block, wanted)
-        return similarity.sum_over_row_blocks(function, rows, (*columns, weights), row_ids, column_ids, size)
+        return similarity.sum_over_row_blocks(function, rows, (*columns, weights), row_ids, (column_ids, past), size)
 
     weights = jnp.ones(len(formulas), jax.tree.leaves(rows)[0].dtype)
     if len(formulas) == 1:
@@ -220,6 +150,13 @@ def to_distance(closeness: jax.Array) -> jax.Array:
     return similarity.root(-2 * closeness)
 
 
+def _append_past(half: jax.Array | None, ids: Ids, past: Past) -> tuple[jax.Array | None, Ids]:
+    """The columns of the batch and those of a queue. No row has the position of a column of a queue."""
+    position = jnp.where(past.exists, _PAST, _EMPTY).astype(ids.position.dtype)
+    ids = Ids(jnp.concatenate([ids.label, past.label]), jnp.concatenate([ids.position, position]))
+    return None if half is None else jnp.concatenate([half, past.images.half_square]), ids
+
+
 def _invert(counts: jax.Array, axis_name: str | None) -> jax.Array:
     """1 / count, where counts are those of this device as a share of all: the mean of devices is the mean over all."""
     counts = counts if axis_name is None else jax.lax.pmean(counts, axis_name)
@@ -233,61 +170,3 @@ def _square(x: jax.Array) -> jax.Array:
 
 
 _square.defvjp(lambda x: (_square(x), x), lambda x, gradient: (similarity.product(gradient + gradient.T, x.T),))
-
-
-def _number_items(n: int, labels: Any, positives: Any, axis_name: str | None) -> Ids:
-    first = 0 if axis_name is None else n * jax.lax.axis_index(axis_name)
-    position = first + jnp.arange(n)
-    if (labels is None) == (positives is None):
-        raise ValueError("give either labels (n,), or labels=None and positives (n, n), the mask of the positives")
-    if positives is None:
-        labels = dtypes.to_device(labels, "labels")
-        _check_labels(labels, n)
-        return Ids(labels, position)
-    _check_positives(positives, n, axis_name)
-    return Ids(position, position, jnp.asarray(positives))
-
-
-def _split_pairs(ids: Ids) -> Ids:
-    """Numbers the images of pairs (n,) as images (2 n,)."""
-    position = jnp.stack([2 * ids.position, 2 * ids.position + 1], axis=1).reshape(-1)
-    if ids.positives is None:
-        return Ids(jnp.repeat(ids.label, 2), position)
-    itself = ids.position[:, None] == jnp.arange(ids.positives.shape[1])[None, :]
-    return Ids(position, position, jnp.repeat(jnp.repeat(ids.positives | itself, 2, axis=0), 2, axis=1))
-
-
-def _check_embeddings(x: jax.Array, synthesis: Synthesis | None) -> None:
-    if not x.size or not (x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 2)):
-        raise ValueError(f"embeddings must be (n, dim), or (n, 2, dim) for pairs, and not empty; got {x.shape}")
-    if synthesis is not None and x.ndim == 2:
-        raise ValueError(
-            f"a synthesis needs pairs: embeddings (n, 2, dim), the anchor and the positive of each pair, with labels "
-            f"(n,); got {x.shape}"
-        )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"embeddings must have a floating dtype, got {x.dtype}")
-
-
-def _check_labels(labels: jax.Array, n: int) -> None:
-    if labels.shape != (n,):
-        raise ValueError(f"labels must be (n,) = ({n},), one per image, or per pair; got {labels.shape}")
-    pair_loss.check_integers(labels)
-
-
-def _check_positives(positives: Any, n: int, axis_name: str | None) -> None:
-    columns = n if axis_name is None else n * jax.lax.axis_size(axis_name)
-    shape, dtype = getattr(positives, "shape", None), getattr(positives, "dtype", None)
-    if shape != (n, columns) or dtype not in (bool, jnp.bool_):
-        raise ValueError(
-            f"positives must be ({n}, {columns}) bool, rows of this device against the whole batch; got "
-            f"{shape or type(positives).__name__} {dtype or ''}".rstrip()
-        )
-    if axis_name is None and not isinstance(positives, Tracer):
-        positives = np.asarray(positives)
-        rows, others = np.nonzero(positives != positives.T)
-        if len(rows):
-            raise ValueError(
-                f"positives must be symmetric; {len(rows)} entries are not, such as ({rows[0]}, {others[0]}): "
-                f"{bool(positives[rows[0], others[0]])} and {bool(positives[others[0], rows[0]])}"
-            )

@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 
 from symm_jax.losses import pair_loss, rows, soft_ranks
-from symm_jax.losses.rows import Embeddings, Labels, Loss, Mean, Positives, Row, Winners
+from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, prepare
+from symm_jax.losses.rows import Mean, Row
+from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
 
 
@@ -14,6 +16,7 @@ def smooth_ap_loss(
     temperature: float = 0.01,
     positives: Positives = None,
     synthesis: Synthesis | None = None,
+    queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
     with_winners: bool = False,
@@ -38,6 +41,9 @@ def smooth_ap_loss(
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
       synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
+        cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points. The gallery
+        of a query is then the batch and the queue; images of the queue are not queries.
       l2_normalize: compare embeddings of unit norm.
       candidates: the pairs of points to mine: "product" (16 of 4 points), "ordered" (12) or "unordered" (6).
       with_winners: also return how often each pair of points was the hardest. It needs a synthesis.
@@ -58,11 +64,12 @@ def smooth_ap_loss(
       0.4167
     """
     pair_loss.check_number("temperature", temperature, above=0)
-    batch = rows.prepare(
+    batch = prepare(
         embeddings,
         labels,
         positives=positives,
         synthesis=synthesis,
+        queue=queue,
         l2_normalize=l2_normalize,
         candidates=candidates,
         with_winners=with_winners,

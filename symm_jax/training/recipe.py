@@ -30,7 +30,7 @@ class Recipe(NamedTuple):
     model: the network.
     image_size: side in pixels of what the network sees.
     loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics); `proxies` and `queues` are keywords, for
-      losses that have them.
+      losses that have them. labels are (n,), or (n, 2) of shuffled epochs.
     optimizer: the Optax chain.
     learning_rate: the schedule in it, step -> learning rate.
     augment: (keys, images, short_side_ratio) -> augmented images.
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
     stored_side: side in pixels at which training images are stored.
     on_device: where the training images are, one of `batches.ON_DEVICE`.
     batch_size: images in a batch, two per pair.
-    images_per_class: images of each class in a batch.
+    images_per_class: images of each class in a batch; 1: batches of shuffled epochs.
     num_steps: updates in all.
     checkpoint_every: updates between checkpoints.
     log_every: updates between lines of metrics.

@@ -172,8 +172,7 @@ def train_steps(
     def step(state):
         index = pairs.sample(batches.pair_key(recipe.key), state.step, resident.table, num_pairs, images_per_class)
         index = jax.lax.dynamic_slice_in_dim(index, share * jax.lax.axis_index(AXIS), share)
-        batch = Batch(resident.images[index], resident.short_side_ratio[index], resident.labels[index[:, 0]])
-        return train_step(state, batch, recipe)
+        return train_step(state, batches.gather(resident, index, images_per_class), recipe)
 
     metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state)[1])
     return jax.lax.fori_loop(0, count, lambda _, carry: step(carry[0]), (state, metrics))

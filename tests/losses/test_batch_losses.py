@@ -9,7 +9,7 @@ import pytest
 import slow_batch_losses as slow
 import slow_losses
 
-from symm_jax import losses, synthesis
+from symm_jax import losses, queues, synthesis
 from symm_jax.losses import rows
 
 RECORDED = np.load("tests/data/peers.npz")
@@ -154,26 +154,55 @@ def test_degenerate_batches_have_finite_values_and_gradients(name):
     assert_close(function(x, LABELS), compiled(name)(x, LABELS))  # blocks add up to the whole
 
 
+def create_queue(written, size=5):
+    """A queue of images (of classes 0 to 3 and of one more) with so many places written."""
+    entry = jax.ShapeDtypeStruct((5,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    queue = queues.create(entry, size)
+    return queues.push(queue, (3 * random_embeddings(written, 5, seed=4), np.array([1, 9, 0, 2, 3])[:written]))
+
+
+@pytest.mark.parametrize("name", ["contrastive", "margin", "smooth_ap"])
+def test_a_queue_is_more_columns(name):
+    loss = jax.jit(jax.value_and_grad(lambda x, queue: LOSSES[name][0](x, LABELS, queue=queue)))
+    x, queue = random_embeddings(8, 5), create_queue(3)
+    past, labels = queue.entries
+
+    def reference(x):
+        images, classes = np.concatenate([x, past[:3]]), np.concatenate([LABELS, labels[:3]])
+        return LOSSES[name][1](list(slow.rows_of_images(images, classes[:, None] == classes))[:8])
+
+    value, gradient = loss(x, queue)
+    np.testing.assert_allclose(value, reference(x), rtol=1e-4)
+    direction, step = random_embeddings(8, 5, seed=2).astype(np.float64), 1e-6
+    slope = (reference(x + step * direction) - reference(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=2e-3, atol=1e-5)
+    assert_close(loss(x, create_queue(0)), compiled(name)(x, LABELS))
+    if name == "contrastive":
+        blocks = jax.jit(jax.value_and_grad(lambda x: losses.contrastive_loss(x, LABELS, queue=queue, block_size=3)))
+        assert_close(blocks(x), (value, gradient))
+
+
 @pytest.mark.parametrize(
-    ("name", "devices", "labels"),
+    ("name", "devices", "labels", "queue"),
     [
-        ("contrastive", 2, LABELS),
-        ("margin", 2, LABELS),
-        ("contrastive", 4, LABELS),
-        ("ntxent", 4, np.array([0, 0, 1, 2, 3, 4, 5, 6])),  # two positives, fewer than devices
+        ("contrastive", 2, LABELS, None),
+        ("margin", 2, LABELS, None),
+        ("contrastive", 4, LABELS, create_queue(3)),
+        ("ntxent", 4, np.array([0, 0, 1, 2, 3, 4, 5, 6]), None),  # two positives, fewer than devices
     ],
 )
-def test_split_over_devices_is_the_whole(name, devices, labels):
+def test_split_over_devices_is_the_whole(name, devices, labels, queue):
     x = random_embeddings(8, 5)
 
     def share(x, labels):
-        loss = functools.partial(LOSSES[name][0], axis_name="devices", block_size=1)
+        loss = functools.partial(LOSSES[name][0], axis_name="devices", block_size=1, queue=queue)
         value, gradient = jax.value_and_grad(loss)(x, labels)
         return jax.lax.pmean(value, "devices"), gradient
 
     split = [a.reshape(devices, 8 // devices, *a.shape[1:]) for a in (x, labels)]
     values, gradients = jax.pmap(share, axis_name="devices")(*split)
-    assert_close((values[0], gradients.reshape(x.shape) / devices), compiled(name)(x, labels))
+    whole = jax.jit(jax.value_and_grad(functools.partial(LOSSES[name][0], queue=queue))) if queue else compiled(name)
+    assert_close((values[0], gradients.reshape(x.shape) / devices), whole(x, labels))
 
 
 def test_a_mask_split_over_devices_is_the_whole():
@@ -280,6 +309,16 @@ ASYMMETRIC[2, 5] = True
         ((X, None), {"positives": ASYMMETRIC}, r"symmetric; 2 entries are not, such as \(2, 5\): True and False"),
         ((X, LABELS), {"synthesis": synthesis.symmetric}, r"a synthesis needs pairs: embeddings \(n, 2, dim\)"),
         ((X, LABELS), {"synthesis": "symmetric"}, "synthesis must be a function, .* got 'symmetric'"),
+        ((X, LABELS), {"queue": 4096}, r"queue must be a symm_jax.queues.Queue with .* got int"),
+        ((X, LABELS), {"queue": create_queue(3)._replace(entries=(X,))}, r"queue must be .* got \(\(8, 5\),\)"),
+        ((X[:, 1:], LABELS), {"queue": create_queue(3)}, r"embeddings \(size, 4\) and .* got \(5, 5\) and \(5,\)"),
+        ((X, LABELS), {"queue": create_queue(3)._replace(entries=(X, 1.0 * LABELS))}, "integer labels; got .* float32"),
+        ((X, None), {"queue": create_queue(3), "positives": np.eye(8, dtype=bool)}, "positives say nothing about"),
+        (
+            (X.reshape(4, 2, 5), LABELS[:4]),
+            {"queue": create_queue(3), "synthesis": synthesis.symmetric},
+            "a queue holds images, not pairs",
+        ),
         ((X, LABELS), {"with_winners": True}, "with_winners needs a synthesis"),
         ((X, LABELS), {"block_size": 0}, "block_size .* got 0"),
         ((X, LABELS), {"l2_normalize": 1}, "l2_normalize must be True or False, got 1"),

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import optax
 import pytest
 
 from symm_jax import errors, losses, optim, queues, similarity
+from symm_jax.app import checks
 from symm_jax.evaluation.protocol import create_protocol, create_scorer, measure
 from symm_jax.losses import contract
-from symm_jax.run import checkpoints, paths
+from symm_jax.run import checkpoints, metric_log, paths
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state
 from symm_jax.training.train import train
@@ -90,6 +92,27 @@ def test_a_step_is_pushed_as_images_of_the_whole_batch(remember):
     value, _ = losses.from_config(specs[:1])(*batch, queues=queue)
     np.testing.assert_allclose(value, remember_loss(*contract.take_images(*batch), queue=queue["remember"]), rtol=1e-6)
     assert losses.create_queues(specs[1:], classes=9, dim=3, images=8) == {}
+
+
+def test_shuffled_epochs_go_on_after_a_resume_with_images_on_the_device(tiny, tmp_path, one_device, capsys):
+    """15 images in batches of 4 are three steps an epoch. The run is resumed after two of four steps."""
+    tiny.losses = ({"name": "norm_softmax"}, {"name": "supcon", "weight": 0.1})
+    tiny.data.images_per_class, tiny.batch_size, tiny.data.on_device = 1, 4, "never"
+    tiny.num_steps, tiny.checkpoint_every = 4, 2
+    tiny.optimizer.proxy_rate, tiny.optimizer.eps = 1.0, 1e-3  # as in test_train.py
+    checks.validate(tiny, num_devices=1)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(tiny, whole)
+    out = capsys.readouterr().out
+    assert "15 images of 5 classes" in out and "3 steps per epoch" in out
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(paths.checkpoint(resumed, 4))
+    tiny.data.on_device = "always"
+    train(tiny, resumed)
+    lines = [metric_log.read(paths.metrics(workdir, "train")) for workdir in (whole, resumed)]
+    found = [[line["loss"] for line in some] for some in lines]
+    assert len(found[0]) == 4 and min(found[0]) > 0
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 def test_the_sum_of_a_config_is_that_of_its_losses():
