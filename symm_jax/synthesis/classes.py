@@ -37,6 +37,7 @@ class ProxySynthesis(NamedTuple):
       alpha: both parameters of the Beta distribution, above 0.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> from symm_jax.losses import norm_softmax_loss
       >>> x, labels = jnp.eye(3), jnp.arange(3)
       >>> loss = norm_softmax_loss(x, labels, x, synthesis=ProxySynthesis(jax.random.key(0)))
@@ -69,8 +70,10 @@ class MemVir(NamedTuple):
       gap: steps that are left out between two of them, 0 or more.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> from symm_jax.losses import norm_softmax_loss
       >>> x, labels = jnp.eye(3), jnp.arange(3)
+      >>> from symm_jax import queues
       >>> queue = queues.push(queues.create((x, labels, x), 4), (x[None], labels[None], x[None]))
       >>> loss = norm_softmax_loss(x, labels, x, synthesis=MemVir(queue, steps=4, gap=0))
     """
