@@ -40,17 +40,19 @@ def filled_queue(pushes):
     return queue
 
 
-def value_and_gradients(x, y, p, queue, **options):
+def value_and_gradients(x, y, p, queue, names=tuple(LOSSES), **options):
     """{(loss, kind): (value, gradients of embeddings and proxies)}."""
     objects = synthesis.ProxySynthesis(KEY), synthesis.MemVir(queue, STEPS, GAP)
     return {
-        (name, kind): jax.value_and_grad(functools.partial(loss, synthesis=made, **options), argnums=(0, 2))(x, y, p)
-        for name, loss in LOSSES.items()
+        (name, kind): jax.value_and_grad(functools.partial(LOSSES[name], synthesis=made, **options), argnums=(0, 2))(
+            x, y, p
+        )
+        for name in names
         for kind, made in zip(KINDS, objects, strict=True)
     }
 
 
-on_one_device = jax.jit(value_and_gradients)  # one program for all batches
+on_one_device = jax.jit(value_and_gradients, static_argnames="names")  # one program for all batches
 
 
 def unit(x):
@@ -144,7 +146,7 @@ def test_devices_that_share_the_batch_agree_with_one(devices):
     queue = filled_queue(4)
 
     def run_device(x, y):
-        local = value_and_gradients(x, y, p, queue, axis_name="devices")
+        local = value_and_gradients(x, y, p, queue, ("norm_softmax", "proxy_anchor"), axis_name="devices")
         return {name: (jax.lax.pmean((value, g[1]), "devices"), g[0]) for name, (value, g) in local.items()}
 
     split = [part.reshape(devices, -1, *part.shape[1:]) for part in (x, y)]
@@ -185,10 +187,11 @@ def test_a_label_outside_the_proxies_gives_nan_and_is_no_synthetic_class():
 def test_dtypes():
     x, y, p = batch()
     queue = filled_queue(7)
-    half = jax.jit(value_and_gradients)(x.astype(jnp.bfloat16), y.astype(np.uint8), p, queue)
-    for name, (value, _) in on_one_device(x, y, p, queue).items():
-        assert half[name][0].dtype == np.float32 and half[name][1][0].dtype == jnp.bfloat16
-        np.testing.assert_allclose(half[name][0], value, rtol=0.02, err_msg=str(name))
+    whole = on_one_device(x, y, p, queue)
+    half = on_one_device(x.astype(jnp.bfloat16), y.astype(np.uint8), p, queue, names=("norm_softmax",))
+    for name, (value, gradients) in half.items():
+        assert value.dtype == np.float32 and gradients[0].dtype == jnp.bfloat16
+        np.testing.assert_allclose(value, whole[name][0], rtol=0.02, err_msg=str(name))
     with jax.enable_x64(True):
         wide = jax.eval_shape(
             value_and_gradients, x.astype(np.float64), y.astype(np.int64), p.astype(np.float64), queue
