@@ -61,3 +61,18 @@ def ages(queue: Queue) -> jax.Array:
     size = len(jax.tree.leaves(queue.entries)[0])
     age = (queue.written - 1 - jnp.arange(size, dtype=jnp.int32)) % size
     return jnp.where(age < queue.written, age, -1)
+
+
+def take(queue: Queue, age: jax.Array) -> tuple[Any, jax.Array]:
+    """Reads entries. Gradients do not pass.
+
+    Args:
+      queue: the queue.
+      age: (k,) integer, how many entries were written after each, from 0 to `size` - 1.
+
+    Returns:
+      Tree of arrays (k, ...), and (k,) bool: whether the entry exists.
+    """
+    size = len(jax.tree.leaves(queue.entries)[0])
+    places = (queue.written - 1 - age) % size
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x[places]), queue.entries), age < queue.written

@@ -73,9 +73,10 @@ def run_on(devices, recipe, images_per_class=2):
         params |= {"proxies": proxies}
 
     def run(stacked):
-        state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
+        queues = recipe.create_queues(20)
+        state = State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {}, queues)
         state, steps = jax.lax.scan(lambda s, b: train_step(s, b, recipe), state, stacked)
-        return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params
+        return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params, state.queues
 
     arrays = random_arrays()
     table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)), images_per_class)
@@ -84,7 +85,7 @@ def run_on(devices, recipe, images_per_class=2):
     result = jax.pmap(run, axis_name=AXIS, devices=jax.devices()[:devices])(stacked)
     for leaf in jax.tree.leaves(result):
         np.testing.assert_array_equal(leaf, np.stack([leaf[0]] * devices))
-    return jax.tree.map(lambda x: np.asarray(x[0]), result)
+    return jax.tree.map(lambda x: np.asarray(x[0]), result[:2])
 
 
 def differences(ours, theirs):
@@ -114,11 +115,17 @@ def test_any_number_of_devices_trains_the_same_on_shuffled_epochs():
 
 
 def test_a_network_that_sees_parts_of_the_batch_gets_the_update_of_the_whole():
-    """A loss of each family: of pairs, with synthesis, of the whole batch, of ranks, with proxies."""
-    names = "angular", "lifted_structure", "supcon", "multi_similarity", "smooth_ap", "proxy_anchor", "norm_softmax"
+    """A loss of each family, with a synthesis of each kind, and with queues of past steps."""
+    names = "angular", "lifted_structure", "supcon", "multi_similarity", "smooth_ap"
     config = default.get_config()
-    config.losses = ({"name": "npair", "synthesis": "symmetric"}, *({"name": name} for name in names))
-    config.model.dim = 8
+    config.losses = (
+        {"name": "npair", "synthesis": "symmetric"},
+        *({"name": name} for name in names),
+        {"name": "contrastive", "queue": 24, "warm_up": 1},
+        {"name": "proxy_anchor", "synthesis": "proxy_synthesis"},
+        {"name": "norm_softmax", "synthesis": {"name": "memvir", "steps": 2, "gap": 1, "warm_up": 2}},
+    )
+    config.model.dim, config.batch_size = 8, 16
     recipe = create_recipe(config)._replace(model=MODEL, augment=brighten, optimizer=optax.sgd(1e-3))
     whole = run_on(1, recipe)
     for devices in (1, 2):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from symm_jax import similarity
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Centers, Embeddings, Labels, Loss, Proxies
+from symm_jax.losses.proxy_loss import Centers, Embeddings, Labels, Loss, Proxies, Synthesis
 
 
 def arcface_loss(
@@ -17,6 +17,7 @@ def arcface_loss(
     *,
     degrees: float = 28.6,
     scale: float = 64.0,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -35,6 +36,8 @@ def arcface_loss(
         paper has 3 per class.
       degrees: added to the angle of the image and the proxy of its class, in degrees, 0 or more and below 180.
       scale: factor of the cosines, above 0.
+      synthesis: `synthesis.ProxySynthesis` or `synthesis.MemVir`, which add classes, or None. They need one proxy per
+        class.
       l2_normalize: scale embeddings and proxies to unit norm. False: they have unit norm.
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
@@ -55,7 +58,14 @@ def arcface_loss(
         raise ValueError(f"degrees must be below 180, got {degrees!r}")
     pair_loss.check_number("scale", scale, above=0)
     batch = proxy_loss.prepare(
-        "arcface_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(2, 3)
+        "arcface_loss",
+        embeddings,
+        labels,
+        proxies,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        axis_name=axis_name,
+        dimensions=(2, 3),
     )
     if batch.proxies.ndim == 2:
         cosines = proxy_loss.cosines(batch)

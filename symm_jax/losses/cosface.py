@@ -1,7 +1,7 @@
 """The CosFace loss: softmax with a margin of the cosine."""
 
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies
+from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies, Synthesis
 
 
 def cosface_loss(
@@ -11,6 +11,7 @@ def cosface_loss(
     *,
     margin: float = 0.35,
     scale: float = 64.0,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -26,6 +27,7 @@ def cosface_loss(
       proxies: (classes, dim) floating: one learnt vector per class.
       margin: subtracted from the cosine of the image and the proxy of its class, 0 or more.
       scale: factor of the cosines, above 0.
+      synthesis: `synthesis.ProxySynthesis` or `synthesis.MemVir`, which add classes, or None.
       l2_normalize: scale embeddings and proxies to unit norm. False: they are compared as they are.
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
@@ -43,6 +45,8 @@ def cosface_loss(
     """
     pair_loss.check_number("margin", margin)
     pair_loss.check_number("scale", scale, above=0)
-    batch = proxy_loss.prepare("cosface_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare(
+        "cosface_loss", embeddings, labels, proxies, synthesis=synthesis, l2_normalize=l2_normalize, axis_name=axis_name
+    )
     cosines = proxy_loss.cosines(batch)
     return proxy_loss.cross_entropy(batch, scale * cosines, scale * (proxy_loss.own(batch, cosines) - margin))

@@ -1,7 +1,7 @@
 """The normalised softmax loss: classification by the cosine with the weights of each class."""
 
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies
+from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies, Synthesis
 
 
 def norm_softmax_loss(
@@ -10,6 +10,7 @@ def norm_softmax_loss(
     proxies: Proxies,
     *,
     temperature: float = 0.05,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -24,6 +25,7 @@ def norm_softmax_loss(
         is NaN.
       proxies: (classes, dim) floating: one learnt vector per class.
       temperature: divides the cosines, above 0.
+      synthesis: `synthesis.ProxySynthesis` or `synthesis.MemVir`, which add classes, or None.
       l2_normalize: scale embeddings and proxies to unit norm. False: they are compared as they are.
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
@@ -40,6 +42,14 @@ def norm_softmax_loss(
       0.3133
     """
     pair_loss.check_number("temperature", temperature, above=0)
-    batch = proxy_loss.prepare("norm_softmax_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare(
+        "norm_softmax_loss",
+        embeddings,
+        labels,
+        proxies,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        axis_name=axis_name,
+    )
     logits = proxy_loss.cosines(batch) / temperature
     return proxy_loss.cross_entropy(batch, logits, proxy_loss.own(batch, logits))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from symm_jax import similarity
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies
+from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies, Synthesis
 
 
 def proxy_anchor_loss(
@@ -15,6 +15,7 @@ def proxy_anchor_loss(
     *,
     margin: float = 0.1,
     alpha: float = 32.0,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -37,6 +38,7 @@ def proxy_anchor_loss(
       proxies: (classes, dim) floating: one learnt vector per class.
       margin: required cosine of an image and the proxy of its class, and its negative of other classes, 0 or more.
       alpha: factor of the cosines, above 0. It weighs the images of a proxy by their difficulty.
+      synthesis: `synthesis.ProxySynthesis` or `synthesis.MemVir`, which add classes, or None.
       l2_normalize: scale embeddings and proxies to unit norm. False: they are compared as they are.
       axis_name: name of the mapped axis that splits the batch. The sums are over the images of all devices. None: the
         batch is not split.
@@ -56,15 +58,25 @@ def proxy_anchor_loss(
     """
     pair_loss.check_number("margin", margin)
     pair_loss.check_number("alpha", alpha, above=0)
-    batch = proxy_loss.prepare("proxy_anchor_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
-    cosines, is_own = proxy_loss.cosines(batch), proxy_loss.is_own(batch)
+    batch = proxy_loss.prepare(
+        "proxy_anchor_loss",
+        embeddings,
+        labels,
+        proxies,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        axis_name=axis_name,
+    )
+    cosines, is_own, is_other = proxy_loss.cosines(batch), proxy_loss.is_own(batch), proxy_loss.is_other(batch)
+    if batch.row_exists is not None:
+        is_own, is_other = is_own & batch.row_exists[:, None], is_other & batch.row_exists[:, None]
     sums = (
         similarity.log_sum_exp(-alpha * (cosines - margin), is_own, axis=0),
-        similarity.log_sum_exp(alpha * (cosines + margin), ~is_own, axis=0),
+        similarity.log_sum_exp(alpha * (cosines + margin), is_other, axis=0),
         jnp.any(is_own, axis=0),
     )
     # Each device has summed over its rows. The sum over the devices comes before the outer logarithm.
     pull, push, present = similarity.gather(jax.tree.map(lambda x: x[None], sums), axis_name)
     pull, push = (jax.nn.softplus(jax.nn.logsumexp(x, axis=0)) for x in (pull, push))
-    loss = jnp.sum(pull) / jnp.maximum(jnp.sum(jnp.any(present, axis=0)), 1) + jnp.mean(push)
-    return proxy_loss.mean(batch, jnp.broadcast_to(loss, batch.labels.shape))
+    loss = jnp.sum(pull) / jnp.maximum(jnp.sum(jnp.any(present, axis=0)), 1) + jnp.mean(push, where=batch.class_exists)
+    return proxy_loss.require_known(batch, loss)

@@ -3,20 +3,19 @@
 A proxy is a learnt vector that stands for a class. A proxy loss compares each image with the proxies of all classes
 instead of with other images. Each loss is a formula over one matrix, the cosines (n, classes):
 
-    batch = prepare("my_loss", embeddings, labels, proxies, l2_normalize=True)  # checked, of unit norm
+    batch = prepare("my_loss", embeddings, labels, proxies, ...)  # checked, of unit norm
     values = cosines(batch)  # (n, classes)
     target = own(batch, values)  # (n,), of each image with the proxy of its class
     return cross_entropy(batch, scale * values, scale * (target - margin))
 
-A synthesis of classes belongs between `prepare` and `cosines`: it adds rows to `embeddings` and `labels`, and classes
-to `proxies`. The formulas then see a larger matrix.
+A synthesis of classes (synthesis/classes.py) acts within `prepare`: it adds rows to the batch, and classes to the
+proxies. The formulas then see a larger matrix. Rows and classes of it may not exist yet: `mean` and `is_other` leave
+them out.
 
 Across devices the rows are split, and every device has all proxies. The value is the mean over the rows of this device.
 The gradient of the proxies is then that of this device's rows. The mean over the devices is the gradient of the whole
 batch, as for the parameters of the network.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +25,14 @@ from jaxtyping import Array, Float, Integer
 
 from symm_jax import dtypes, similarity
 from symm_jax.losses import pair_loss
+from symm_jax.synthesis.classes import Classes, MemVir, ProxySynthesis, extend
 
 Embeddings = Float[ArrayLike, "n dim"]
 Labels = Integer[ArrayLike, " n"]
 Proxies = Float[ArrayLike, "classes dim"]
 Centers = Float[ArrayLike, "classes per_class dim"]
 Loss = Float[Array, ""]
-
-
-class Batch(NamedTuple):
-    """The checked arguments of a proxy loss, float32 or float64."""
-
-    embeddings: jax.Array  # (n, dim)
-    labels: jax.Array  # (n,), rows of `proxies`
-    proxies: jax.Array  # (classes, dim) or (classes, per class, dim)
+Synthesis = ProxySynthesis | MemVir | None
 
 
 def prepare(
@@ -48,17 +41,23 @@ def prepare(
     labels: ArrayLike,
     proxies: ArrayLike,
     *,
+    synthesis: Synthesis,
     l2_normalize: bool,
+    axis_name: str | None,
     dimensions: tuple[int, ...] = (2,),
-) -> Batch:
-    """Checks the arguments of a proxy loss. With `l2_normalize`, embeddings and proxies get unit norm.
+) -> Classes:
+    """Checks the arguments of a proxy loss, and applies its synthesis.
+
+    With `l2_normalize`, embeddings and proxies get unit norm.
 
     Args:
       loss: the function's name, for messages.
       embeddings: (n, dim).
       labels: (n,).
       proxies: (classes, dim) or (classes, per class, dim).
+      synthesis: an option of all proxy losses.
       l2_normalize: an option of all proxy losses.
+      axis_name: an option of all proxy losses.
       dimensions: the numbers of dimensions of proxies that the loss takes.
 
     Raises:
@@ -71,17 +70,21 @@ def prepare(
         shapes = {2: "(classes, dim)", 3: "(classes, per class, dim)"}
         raise ValueError(f"{loss} takes proxies {' or '.join(shapes[d] for d in dimensions)}, got {p.shape}")
     _check_range(labels, len(p))
+    _check_synthesis(loss, synthesis, p)
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, p.dtype), jnp.float32)
     x, p = x.astype(dtype), p.astype(dtype)
-    return Batch(similarity.normalize(x), y, similarity.normalize(p)) if l2_normalize else Batch(x, y, p)
+    if l2_normalize:
+        x, p = similarity.normalize(x), similarity.normalize(p)
+    batch = Classes(x, y, p, len(x))
+    return batch if synthesis is None else extend(synthesis, batch, l2_normalize=l2_normalize, axis_name=axis_name)
 
 
-def cosines(batch: Batch) -> jax.Array:
+def cosines(batch: Classes) -> jax.Array:
     """The products of images and proxies, (n, classes), for one proxy per class."""
     return similarity.product(batch.embeddings, batch.proxies)
 
 
-def cosines_of_each(batch: Batch) -> list[jax.Array]:
+def cosines_of_each(batch: Classes) -> list[jax.Array]:
     """The same for several proxies per class: one matrix for the first proxy of each class, one for the second, ...
 
     Sums and maxima over the proxies of a class are then elementwise, which XLA fuses.
@@ -89,25 +92,57 @@ def cosines_of_each(batch: Batch) -> list[jax.Array]:
     return [similarity.product(batch.embeddings, batch.proxies[:, k]) for k in range(batch.proxies.shape[1])]
 
 
-def is_own(batch: Batch) -> jax.Array:
+def is_own(batch: Classes) -> jax.Array:
     """Whether a column is the class of the row, (n, classes)."""
     return batch.labels[:, None] == jnp.arange(len(batch.proxies), dtype=batch.labels.dtype)[None, :]
 
 
-def own(batch: Batch, values: jax.Array) -> jax.Array:
+def is_other(batch: Classes) -> jax.Array:
+    """Whether a column is another class that exists, (n, classes)."""
+    others = ~is_own(batch)
+    return others if batch.class_exists is None else others & batch.class_exists[None, :]
+
+
+def own(batch: Classes, values: jax.Array) -> jax.Array:
     """The value of each row in the column of its class, (n,)."""
     return jnp.sum(jnp.where(is_own(batch), values, 0), axis=1)
 
 
-def cross_entropy(batch: Batch, logits: jax.Array, target: jax.Array) -> Loss:
+def cross_entropy(batch: Classes, logits: jax.Array, target: jax.Array) -> Loss:
     """Mean over rows of -log(e^t / (e^t + sum over the other classes of e^logit)), where t is `target` (n,)."""
-    return mean(batch, jax.nn.softplus(similarity.log_sum_exp(logits, ~is_own(batch), axis=1) - target))
+    return mean(batch, jax.nn.softplus(similarity.log_sum_exp(logits, is_other(batch), axis=1) - target))
 
 
-def mean(batch: Batch, losses: jax.Array) -> Loss:
+def mean(batch: Classes, losses: jax.Array) -> Loss:
     """The mean over rows. A label outside the proxies gives NaN: where labels are traced, `prepare` cannot check."""
+    if batch.row_exists is not None:
+        losses = jnp.where(batch.row_exists, losses, 0)
+    return require_known(batch, jnp.sum(losses) / batch.number)
+
+
+def require_known(batch: Classes, loss: Loss) -> Loss:
+    """The loss, or NaN where a label is outside the proxies."""
     known = (batch.labels >= 0) & (batch.labels < len(batch.proxies))
-    return jnp.mean(jnp.where(known, losses, jnp.nan))
+    return jnp.where(jnp.all(known), loss, jnp.nan)
+
+
+def _check_synthesis(loss: str, synthesis: object, proxies: jax.Array) -> None:
+    if synthesis is None:
+        return
+    ours = "ProxySynthesis or MemVir, which make new classes beside proxies"
+    if not isinstance(synthesis, (ProxySynthesis, MemVir)):
+        if place := getattr(synthesis, "place", None):
+            fact = f"{type(synthesis).__name__} {place}"
+        elif callable(synthesis):
+            fact = "A synthesis of points needs pairs of images, and a proxy loss compares no pairs"
+        else:
+            fact = f"{synthesis!r} is no synthesis"
+        raise ValueError(f"{loss} takes the syntheses {ours}. {fact}.")
+    if proxies.ndim == 3:
+        raise ValueError(
+            f"{loss} with proxies {proxies.shape} takes no synthesis. {type(synthesis).__name__} needs one proxy per "
+            "class, (classes, dim): the centres of different classes have no order that matches."
+        )
 
 
 def _check(x: jax.Array, y: jax.Array, p: jax.Array, l2_normalize: object) -> None:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from symm_jax import similarity
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies
+from symm_jax.losses.proxy_loss import Embeddings, Labels, Loss, Proxies, Synthesis
 
 
 def proxy_nca_loss(
@@ -14,6 +14,7 @@ def proxy_nca_loss(
     *,
     scale: float = 9.0,
     with_positive: bool = True,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -30,6 +31,7 @@ def proxy_nca_loss(
       proxies: (classes, dim) floating: one learnt vector per class.
       scale: factor of the squared distances (inverse temperature), above 0.
       with_positive: whether the sum includes the class of the image.
+      synthesis: `synthesis.ProxySynthesis` or `synthesis.MemVir`, which add classes, or None.
       l2_normalize: scale embeddings and proxies to unit norm. False: they have unit norm.
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
@@ -48,11 +50,19 @@ def proxy_nca_loss(
     pair_loss.check_number("scale", scale, above=0)
     if not isinstance(with_positive, bool):
         raise ValueError(f"with_positive must be True or False, got {with_positive!r}")
-    batch = proxy_loss.prepare("proxy_nca_loss", embeddings, labels, proxies, l2_normalize=l2_normalize)
+    batch = proxy_loss.prepare(
+        "proxy_nca_loss",
+        embeddings,
+        labels,
+        proxies,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        axis_name=axis_name,
+    )
     logits = 2 * scale * proxy_loss.cosines(batch)  # d^2 = 2 - 2 cosine, and the 2 cancels
     target = proxy_loss.own(batch, logits)
     if with_positive:
         return proxy_loss.cross_entropy(batch, logits, target)
-    others = ~proxy_loss.is_own(batch)
+    others = proxy_loss.is_other(batch)
     ratio = similarity.log_sum_exp(logits, others, axis=1) - target
     return proxy_loss.mean(batch, jnp.where(jnp.any(others, axis=1), ratio, 0))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from symm_jax import similarity
 from symm_jax.losses import pair_loss, proxy_loss
-from symm_jax.losses.proxy_loss import Centers, Embeddings, Labels, Loss
+from symm_jax.losses.proxy_loss import Centers, Embeddings, Labels, Loss, Synthesis
 
 
 def soft_triple_loss(
@@ -19,6 +19,7 @@ def soft_triple_loss(
     scale: float = 20.0,
     gamma: float = 0.1,
     center_reg: float = 0.0,
+    synthesis: Synthesis = None,
     l2_normalize: bool = True,
     axis_name: str | None = None,
 ) -> Loss:
@@ -40,6 +41,7 @@ def soft_triple_loss(
       scale: factor of S, above 0. It is the paper's lambda.
       gamma: temperature of the weights of the centres, above 0.
       center_reg: weight of the regulariser, 0 or more. 0: none. The paper's tau, 0.2.
+      synthesis: None. A synthesis of classes needs one proxy per class.
       l2_normalize: scale embeddings and proxies to unit norm. False: they have unit norm.
       axis_name: name of the mapped axis that splits the batch. None: the batch is not split.
 
@@ -61,7 +63,14 @@ def soft_triple_loss(
     pair_loss.check_number("gamma", gamma, above=0)
     pair_loss.check_number("center_reg", center_reg)
     batch = proxy_loss.prepare(
-        "soft_triple_loss", embeddings, labels, proxies, l2_normalize=l2_normalize, dimensions=(3,)
+        "soft_triple_loss",
+        embeddings,
+        labels,
+        proxies,
+        synthesis=synthesis,
+        l2_normalize=l2_normalize,
+        axis_name=axis_name,
+        dimensions=(3,),
     )
     cosines = proxy_loss.cosines_of_each(batch)
     largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, cosines))

@@ -1,17 +1,26 @@
-"""Syntheses by name, for configs."""
+"""Syntheses by name, for configs.
+
+A synthesis of points is a function. The others are NamedTuples: their first field is `key`, which gets the PRNG key of
+the step, or `queue`, and the other fields are their options.
+"""
 
 from collections.abc import Callable
-
-import jax
+from typing import Any
 
 from symm_jax import signatures
+from symm_jax.synthesis.classes import MemVir, ProxySynthesis
 from symm_jax.synthesis.plane import check, interpolated, symmetric
 
-SYNTHESES: dict[str, Callable[..., jax.Array]] = {"symmetric": symmetric, "interpolated": interpolated}
+SYNTHESES: dict[str, Callable[..., Any]] = {
+    "symmetric": symmetric,
+    "interpolated": interpolated,
+    "proxy_synthesis": ProxySynthesis,
+    "memvir": MemVir,
+}
 
 
-def register(name: str, function: Callable[..., jax.Array]) -> None:
-    """Adds a synthesis to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
+def register(name: str, function: Callable[..., Any]) -> None:
+    """Adds a synthesis of points to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
 
     Call this function in the config file or in a module that the config file imports.
 

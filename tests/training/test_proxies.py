@@ -45,7 +45,8 @@ def remember(monkeypatch):
 
 
 def test_proxies_and_queues_are_saved_resumed_and_left_out_of_evaluation(tiny, tmp_path, one_device, remember):
-    tiny.losses = (*SPECS, {"name": "remember", "queue": 12, "warm_up": 1})
+    memvir = {"name": "norm_softmax", "synthesis": {"name": "memvir", "steps": 2, "gap": 0, "warm_up": 1}}
+    tiny.losses = (*SPECS, {"name": "remember", "queue": 12, "warm_up": 1}, memvir)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(tiny, whole)
     tiny.num_steps = 3
@@ -56,7 +57,7 @@ def test_proxies_and_queues_are_saved_resumed_and_left_out_of_evaluation(tiny, t
     first = create_state(recipe, classes=5)
     states = [create_state(recipe, classes=5, restore_from=workdir) for workdir in (whole, parts)]
     assert digest(states[0]) == digest(states[1])
-    shapes = {"proxy_anchor": (5, 8), "soft_triple": (5, 2, 8), "proxy_anchor_2": (5, 8)}
+    shapes = {"proxy_anchor": (5, 8), "soft_triple": (5, 2, 8), "proxy_anchor_2": (5, 8), "norm_softmax": (5, 8)}
     assert {name: x.shape for name, x in states[0].params["proxies"].items()} == shapes
     for name in shapes:  # Adam moves each entry by about the learning rate: 0.01 x 100 in the first step
         assert np.abs(states[0].params["proxies"][name] - first.params["proxies"][name]).max() > 0.5, name
@@ -64,6 +65,10 @@ def test_proxies_and_queues_are_saved_resumed_and_left_out_of_evaluation(tiny, t
     queue = states[0].queues["remember"]
     assert int(queue.pushes) == 6 and sorted(queues.ages(queue).tolist()) == list(range(12))
     assert len(np.unique(queue.entries[0], axis=0)) == 12
+    embeddings, labels, proxies = states[0].queues["norm_softmax"].entries
+    assert (embeddings.shape, labels.shape, proxies.shape) == ((2, 8, 8), (2, 8), (2, 5, 8))
+    moved = np.abs(proxies - states[0].params["proxies"]["norm_softmax"]).max(axis=(1, 2))
+    assert moved.min() > 0.1  # those of the last step are from before its update
     scorer = create_scorer(create_protocol(tiny))
     variables = checkpoints.restore(whole, 6, **scorer.shapes)
     assert set(variables["params"]) == {"backbone", "embedding"}
@@ -152,7 +157,13 @@ def test_proxies_have_their_own_learning_rate(backbone_rate):
     ("spec", "message"),
     [
         ({"name": "proxy_anker"}, "unknown loss 'proxy_anker' \\(did you mean 'proxy_anchor'"),
-        ({"name": "proxy_anchor", "synthesis": "symmetric"}, "'proxy_anchor' has no option 'synthesis'"),
+        ({"name": "proxy_anchor", "synthesis": "symmetric"}, "proxy_anchor_loss takes the syntheses ProxySynthesis or"),
+        ({"name": "soft_triple", "synthesis": "memvir"}, "MemVir needs one proxy per class"),
+        ({"name": "npair", "synthesis": "proxy_synthesis"}, "ProxySynthesis makes new classes beside proxies"),
+        ({"name": "supcon", "synthesis": {"name": "memvir", "steps": 2}}, "MemVir makes new classes beside proxies"),
+        ({"name": "cosface", "synthesis": {"name": "memvir", "step": 2}}, "'memvir' has no option 'step'.*'steps'"),
+        ({"name": "cosface", "synthesis": {"name": "memvir", "gap": -1}}, "gap of 'memvir' must be an integer, 0 or"),
+        ({"name": "cosface", "synthesis": {"name": "proxy_synthesis", "alpha": 0.0}}, "alpha of ProxySynthesis must"),
         ({"name": "proxy_anchor", "per_class": 2}, "'proxy_anchor' has no option 'per_class'"),
         ({"name": "soft_triple", "per_class": 0}, "per_class of 'soft_triple' must be an integer, 1 or more; got 0"),
         ({"name": "arcface", "degrees": 200.0}, "degrees must be below 180, got 200.0"),
