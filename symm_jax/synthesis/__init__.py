@@ -1,16 +1,20 @@
 """Syntheses of hard samples.
 
 - plane.py: points in the plane of a pair, as coefficients. `symmetric` and `interpolated`.
+- mixtures.py: mixed similarities. `SiMix` and `Metrix`.
 
 `register` adds your own synthesis of points to SYNTHESES, for use in configs.
 """
 
+from symm_jax.synthesis.mixtures import Metrix, SiMix
 from symm_jax.synthesis.plane import MAX_POINTS, Synthesis, check, interpolated, points, symmetric, with_originals
 from symm_jax.synthesis.registry import SYNTHESES, register
 
 __all__ = [
     "MAX_POINTS",
     "SYNTHESES",
+    "Metrix",
+    "SiMix",
     "Synthesis",
     "check",
     "interpolated",
