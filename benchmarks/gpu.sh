@@ -5,38 +5,61 @@
 #   2  170 s: losses of large batches, evaluation of 60,502 images, where a step's time goes
 #   3  300 s: 2,000 steps of the main job, with input, logging and saving; then a comparison, which resumes
 #
-# The most valuable figures come first. Each part has a time limit, and one that fails does not end the others. Tables
-# go to standard output and OUT/tables.md, the rest to OUT/errors.txt. gpu_env.sh says what can be carried along.
-# SMALL=1 takes small sizes, to rehearse on a CPU.
+# The most valuable figures come first. Each part has a time limit. One that fails does not end the others, and one for
+# which no time is left is skipped. Tables go to standard output and OUT/tables.md, the rest to OUT/errors.txt.
+# gpu_env.sh says what can be carried along. Exit status: 0; 1 if a part failed or JAX finds no GPU; 2 for wrong
+# arguments.
+#
+#   SMALL=1 JAX_PLATFORMS=cpu bash benchmarks/gpu.sh 1 600   # a rehearsal on a CPU, with small sizes
 set -uo pipefail
+if ! [[ $# -le 2 && ${1:-} =~ ^[123]$ && ${2:-1} =~ ^[1-9][0-9]*$ ]]; then
+    echo "usage: bash benchmarks/gpu.sh 1|2|3 [SECONDS]" >&2
+    exit 2
+fi
 cd "$(dirname "$0")/.."
 SECONDS=0
-call=${1:?1, 2 or 3}
+call=$1
 limits=(0 420 170 300)
 total=${2:-${limits[$call]}}
 source benchmarks/gpu_env.sh
+find_gpu='import jax; assert jax.default_backend() == "gpu", jax.devices(); print("jax", jax.__version__, jax.devices())'
+if [ "${JAX_PLATFORMS:-}" != cpu ] && ! found=$("$python" -c "$find_gpu" 2>"$out/errors.txt"); then
+    tail -n 1 "$out/errors.txt" >&2
+    echo "error: JAX finds no GPU. Install JAX with CUDA, or set JAX_PLATFORMS=cpu and SMALL=1 for a rehearsal." >&2
+    exit 1
+fi
 exec > >(tee "$out/tables.md")
 tee=$!
+failed=0 # parts
 small() { [ -n "${SMALL:-}" ]; }
 
+left() { # the seconds for commands that this call still has
+    echo $((total - 3 - SECONDS))
+}
+
 limited() { # seconds, command: ends with the command, after so many seconds, or with the time of this call
-    local left=$((total - 3 - SECONDS)) most=$1
+    local left most=$1
+    left=$(left)
     small && most=$total
     timeout --signal="${SIGNAL:-INT}" --kill-after=3 "$((most < left ? most : left > 0 ? left : 1))" "${@:2}"
 }
 
 part() { # title, seconds, command
     printf '\n## %s (%s s)\n\n' "$1" "$SECONDS"
+    if (($(left) < 10)); then # Python and JAX take as long to start
+        echo "(skipped: no time is left)"
+        return
+    fi
     echo "## $1" >>"$out/errors.txt"
     limited "$2" "${@:3}" 2>"$out/part.txt"
     local code=$?
-    [ $code = 0 ] || { echo "(ended with $code)" && tail -n 5 "$out/part.txt" | cut -c 1-300; }
+    [ $code = 0 ] || { failed=$((failed + 1)) && echo "(ended with $code)" && tail -n 5 "$out/part.txt" | cut -c 1-300; }
     tr '\r' '\n' <"$out/part.txt" >>"$out/errors.txt"
     rm "$out/part.txt"
 }
 
 first() {
-    local go="$keep/go" size=() only dtype pids=()
+    local go="$keep/go" size=() only dtype pids=() pid
     local dtypes=(float32 bfloat16)
     small && size=(--pairs=2 --rounds=1) dtypes=(float32)
     rm -f "$go" "$out"/training_*.jsonl
@@ -57,7 +80,9 @@ first() {
         -p no:cacheprovider -W default -k "not split_over and not of_all_devices"
     part "Checks" 90 "$python" benchmarks/gpu_checks.py
     touch "$go" # now the four are timed, one by one
-    wait "${pids[@]}"
+    for pid in "${pids[@]}"; do
+        wait "$pid" || { failed=$((failed + 1)) && echo "(a training program ended with an error)"; }
+    done
     for dtype in "${dtypes[@]}"; do
         part "Training step, $dtype" 30 "$python" benchmarks/training.py --combine "$out"/training_*_$dtype.jsonl
     done
@@ -78,7 +103,7 @@ second() {
 }
 
 third() {
-    local data=() job=(--config=configs/car_symm_npair.py --config.model.pretrained=) compare=cars_npair steps=2000 name
+    local data=() job=(--config=configs/car_symm_npair.py --config.model.pretrained=) compare=cars_npair steps=2000 name needed
     if [ -e "$keep/cars/cars_annos.mat" ] && [ -d "$keep/cars/car_ims" ]; then
         data=(data.dir="$keep/cars" data.cache_dir="$keep/cache" data.accept_duplicates=True)
     else
@@ -90,7 +115,7 @@ third() {
         part "$steps steps of the main job, $name, from random weights" $((total / 3)) "$python" launch.py "${job[@]}" \
             "${data[@]/#/--config.}" --config.num_steps=$steps --config.checkpoint_every=500 \
             --config.model.dtype=$name --mode=train --workdir="$keep/run/$name"
-        tail -n 2 "$keep/run/$name/train/metrics.jsonl"
+        [ -e "$keep/run/$name/train/metrics.jsonl" ] && tail -n 2 "$keep/run/$name/train/metrics.jsonl"
     done
     # One seed more each time: what is finished is not repeated, so that a time-out loses one run.
     local options=(validation_classes='(0,)')
@@ -105,14 +130,17 @@ third() {
             --config=configs/compare/$compare.py "${options[@]/#/--config.}" --config.seeds="$name" \
             --workdir="$keep/compare"
         [ -e "$keep/compare/comparison.json" ] && cp "$keep/compare/comparison.json" "$out/"
+        [ "$name" = '(1,2)' ] && needed=$failed
     done
+    failed=$needed # the seeds after the second are as many as the time allows
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no GPU"
-"$python" -c 'import jax; print("jax", jax.__version__, jax.devices())' 2>>"$out/errors.txt"
+echo "${found:-a rehearsal on a CPU}"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
 "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' 2>/dev/null || echo "torch: not installed"
 echo "the machine was ready after $SECONDS s"
 case $call in 1) first ;; 2) second ;; 3) third ;; esac
-printf '\nended after %s s\n' "$SECONDS"
+printf '\nended after %s s, parts that failed: %s\n' "$SECONDS" "$failed"
 exec >&-
 wait "$tee"
+exit $((failed > 0))

@@ -1,6 +1,6 @@
 """Training steps and forward passes of GoogLeNet, images per second, beside the same network in PyTorch.
 
-    python benchmarks/training.py                # 16 pairs of 227 px, about two minutes on two cores
+    python benchmarks/training.py                # 16 pairs of 227 px, about four minutes on two cores
     python benchmarks/training.py --pairs=64 --dtype=bfloat16
     python benchmarks/training.py --only=ours --out=ours.jsonl     # on a GPU each program has a process of its own
     python benchmarks/training.py --only=torch --out=torch.jsonl
@@ -11,12 +11,14 @@ weight penalty and Adam. PyTorch, an optional requirement (pip install torch), g
 makes the same network, N-pair loss, penalty (as Adam's weight_decay) and Adam, from the same weights; the losses of the
 first batch must agree. On a GPU PyTorch has torch.compile, channels_last, autocast for bfloat16, fused Adam and
 cudnn.benchmark. float32 means TF32 in both, and both make 20 steps before they wait for the GPU. Rounds alternate
-between the programs of a process; a rate is the median of its rounds. --wait=FILE compiles, waits until FILE exists,
-and measures when no other process that waits for it does. Operations are 3 x 2 x 1.599 G an image: the multiply-adds of
-the forward pass, counted from its layers, and twice as many for the gradients.
+between ours and PyTorch, and a rate is the median of all runs. Our two steps run by turns. Their ratio is the median
+over neighbours in time. --wait=FILE compiles, waits until FILE exists, and measures when no other process that waits
+for it does. Operations are 3 x 2 x 1.599 G an image: the multiply-adds of the forward pass, counted from its layers,
+and twice as many for the gradients.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import fcntl
 import itertools
@@ -43,7 +45,8 @@ from symm_jax.training.step import augment_batch, create_state, pmap_train_step
 CONFIGS = {"N-pair": car_npair, "Symm + N-pair": car_symm_npair}
 SIZE = 227
 OURS, PEER = "ours", "PyTorch"
-STEP, FORWARD, FIRST_LOSS = "training step, N-pair", "forward pass", "loss of the first batch"
+STEP, SYMM_STEP, FORWARD = "training step, N-pair", "training step, Symm + N-pair", "forward pass"
+FIRST_LOSS, RATIO = "loss of the first batch", "Symm + N-pair / N-pair, neighbours"
 OPERATIONS = 3 * 2 * 1.599e9  # of a training step, per image
 PEAK = {"float32": 495e12, "bfloat16": 989e12}  # operations a second of an H100 or H200, dense, TF32 for float32
 TOLERANCE = {"float32": {"cpu": 1e-3, "gpu": 0.05}, "bfloat16": {"cpu": 0.1, "gpu": 0.1}}  # of the first loss
@@ -213,6 +216,30 @@ def rates(programs: dict[Any, Callable], images: int, rounds: int) -> dict[Any, 
     return {name: images / statistics.median(s) for name, s in seconds.items()}
 
 
+def time_steps(programs: dict[str, dict[str, Callable]], rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Seconds of the training steps of each program, two per round and step.
+
+    In a round, each program runs all its steps once untimed, because on a CPU the first runs after another program's
+    are slower, and then twice by turns.
+    """
+    seconds = collections.defaultdict(list)
+    for name, found in [*programs.items()] * rounds:
+        steps = {row: run for row, run in found.items() if row != FORWARD}
+        for run in steps.values():
+            run()
+        for row, run in [*steps.items()] * 2:
+            start = time.perf_counter()
+            run()
+            seconds[name, row].append(time.perf_counter() - start)
+    return seconds
+
+
+def neighbours_ratio(first: list[float], second: list[float]) -> float:
+    """The median of first / second over neighbours in time. Each round gives two runs of both: first, second, twice."""
+    pairs = [*zip(first, second, strict=True), *zip(first[1::2], second[::2], strict=True)]
+    return statistics.median(a / b for a, b in pairs)
+
+
 def wait_for_turn(path: Path):
     """Waits until `path` exists, and then for a lock, which the file that is returned holds while it is open."""
     while not path.exists():
@@ -233,10 +260,12 @@ def print_table(records: list[dict]) -> None:
     print(f", {100 * apart:.3f} % apart\n" if len(losses) == 2 else "\n")
     print_row("images/s", OURS, PEER, f"{OURS} / {PEER}")
     print_row(*["---"] * 4)
-    for row in [*(f"training step, {name}" for name in CONFIGS), FORWARD]:
+    for row in (STEP, SYMM_STEP, FORWARD):
         mine, peer = values.get((OURS, row)), values.get((PEER, FORWARD if row == FORWARD else STEP))
         cells = [f"{rate:,.1f}" if rate else "not measured" for rate in (mine, peer)]
         print_row(row, *cells, f"{mine / peer:.2f}" if mine and peer else "")
+    if ratio := values.get((OURS, RATIO)):
+        print(f"\nA step of Symm + N-pair has {ratio:.3f} times the rate of its neighbours of N-pair.")
     if rate := values.get((OURS, STEP)):
         work = rate * OPERATIONS
         share = f", {100 * work / PEAK[one['dtype']]:.1f} % of an H100's or H200's peak" if one["gpu"] else ""
@@ -273,10 +302,14 @@ def measure(arguments: argparse.Namespace, on_gpu: bool) -> list[dict]:
         else:
             print(f"{PEER}: not installed", flush=True)
     lock = wait_for_turn(arguments.wait) if arguments.wait else None
-    for forward in (False, True):
-        runs = {(n, row): r for n, found in programs.items() for row, r in found.items() if (row == FORWARD) == forward}
-        for name, rate in rates(runs, count * repeats, arguments.rounds).items():
-            record(*name, rate)
+    steps = time_steps(programs, arguments.rounds)
+    for name, seconds in steps.items():
+        record(*name, count * repeats / statistics.median(seconds))
+    if OURS in programs:
+        record(OURS, RATIO, neighbours_ratio(steps[OURS, STEP], steps[OURS, SYMM_STEP]))
+    passes = {(name, FORWARD): found[FORWARD] for name, found in programs.items()}
+    for name, rate in rates(passes, count * repeats, arguments.rounds).items():
+        record(*name, rate)
     if lock:
         lock.close()
     return records
@@ -287,7 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=64 if on_gpu else 16)
     parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32", choices=PEAK)
-    parser.add_argument("--rounds", type=int, default=10 if on_gpu else 5)
+    parser.add_argument("--rounds", type=int, default=7 if on_gpu else 4)
     parser.add_argument("--only", choices=("ours", "torch"), help="one program; by default both, in one process")
     parser.add_argument(
         "--wait", type=Path, metavar="FILE", help="measure when this file exists, one process at a time"

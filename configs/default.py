@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.validation_classes = 0  # number of classes held out of training; 0 is the paper's protocol
     config.data.validation_seed = -1  # which ones: -1 for the last ones, else drawn with this seed
     # Images of each class in a batch, even. 2: each pair is of another class. Classes with fewer images are left out.
+    # 1: batches of shuffled epochs, for proxy losses and batch losses; an epoch's last incomplete batch is left out.
     config.data.images_per_class = 2
     config.data.image_size = 227  # side in pixels of what the network sees
 
@@ -61,7 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Summed. name: npair, angular, triplet, lifted_structure, contrastive, multi_similarity, supcon, ntxent, circle,
     # margin, smooth_ap, recall_at_k, or a proxy loss of docs/proxy_losses.md; optionally weight (1), synthesis
-    # ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md.
+    # ("symmetric", "interpolated", or {"name": ..., its options}) and the loss's own options, see docs/losses.md. Batch
+    # losses also take queue (images of past steps that are kept) and warm_up (first steps that are not kept).
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

@@ -37,7 +37,7 @@ class BlockSizes(NamedTuple):
 
 # Blocks stay in the caches of a CPU. A GPU needs large blocks, because it runs every operation of a block as a kernel.
 _BLOCK_SIZES = {
-    "cpu": BlockSizes(loss_entries=2**17, loss_rows=256, ranking_rows=512),
+    "cpu": BlockSizes(loss_entries=2**18, loss_rows=256, ranking_rows=512),
     "gpu": BlockSizes(loss_entries=2**25, loss_rows=2048, ranking_rows=4096),
 }
 

@@ -15,7 +15,8 @@ class Queue(NamedTuple):
 
     entries: tree of arrays (size, ...). Places that were never written hold zeros.
     pushes: int32 scalar, how often `push` was called.
-    written: int32 scalar, how many entries were written.
+    written: int32 scalar, how many entries were written. Once the queue is full, it stays below 2 `size`: only the
+      remainder by `size` counts.
     """
 
     entries: Any
@@ -51,6 +52,7 @@ def push(queue: Queue, new: Any, *, warm_up: int = 0) -> Queue:
         return old.at[places].set(jnp.where(open_, x, old[places]))
 
     written = queue.written + jnp.where(open_, k, 0).astype(jnp.int32)
+    written = jnp.where(written < size, written, size + written % size)  # or it would exceed int32
     return Queue(jax.tree.map(write, queue.entries, new), queue.pushes + 1, written)
 
 

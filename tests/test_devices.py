@@ -57,12 +57,13 @@ def first_params():
 
 def small_recipe(*names, synthesis=""):
     config = default.get_config()
-    config.losses = tuple({"name": name, "synthesis": synthesis} for name in names)
+    config.losses = tuple({"name": name} | ({"synthesis": synthesis} if synthesis else {}) for name in names)
+    config.model.dim = 8
     config.optimizer.learning_rate = 1e-2
     return create_recipe(config)._replace(model=MODEL, augment=brighten)
 
 
-def run_on(devices, recipe):
+def run_on(devices, recipe, images_per_class=2):
     """Losses and norms of gradients (2, STEPS), and parameters after so many steps of Adam with 8 pairs.
 
     The devices must end with the same, bit for bit.
@@ -77,8 +78,8 @@ def run_on(devices, recipe):
         return jnp.stack([steps["loss"], steps["gradient_norm"]]), state.params
 
     arrays = random_arrays()
-    table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)))
-    stream = batches.generate(arrays, table, recipe.key, 0, STEPS, 8, devices)
+    table = pairs.class_table(arrays.labels, np.arange(len(arrays.labels)), images_per_class)
+    stream = batches.generate(arrays, table, recipe.key, 0, STEPS, 8, devices, images_per_class=images_per_class)
     stacked = jax.tree.map(lambda *x: np.stack(x, axis=1), *stream)
     result = jax.pmap(run, axis_name=AXIS, devices=jax.devices()[:devices])(stacked)
     for leaf in jax.tree.leaves(result):
@@ -103,6 +104,13 @@ def test_any_number_of_devices_trains_the_same(synthesis):
     for devices in (2, 4, 8):
         loss, params = differences(run_on(devices, recipe), one)
         assert loss < LOSS_TOLERANCE and params < PARAMETER_TOLERANCE, (devices, loss, params)
+
+
+def test_any_number_of_devices_trains_the_same_on_shuffled_epochs():
+    recipe = small_recipe("supcon", "norm_softmax", "proxy_anchor")
+    one = run_on(1, recipe, 1)
+    loss, params = differences(run_on(2, recipe, 1), one)
+    assert loss < LOSS_TOLERANCE and params < PARAMETER_TOLERANCE, (loss, params)
 
 
 def test_a_network_that_sees_parts_of_the_batch_gets_the_update_of_the_whole():

@@ -1,13 +1,16 @@
 """Checks of a whole config before anything is built."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 
+from symm_jax import losses
 from symm_jax.errors import InputError
+from symm_jax.losses import contract
+from symm_jax.synthesis import SYNTHESES
 from symm_jax.training import batches
 
 _POSITIVE_INTEGERS = (
@@ -62,7 +65,14 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _require(config, "batch_size", lambda x: x % 2 == 0, "even: a batch is made of pairs")
     _require(config, "batch_size", lambda x: x >= 4, "at least 4: a pair needs another to differ from")
     per_class = config.data.images_per_class
-    _require(config, "data.images_per_class", lambda x: x >= 2 and x % 2 == 0, "even, 2 or more: images come in pairs")
+    _require(
+        config,
+        "data.images_per_class",
+        lambda x: x == 1 or (x >= 2 and x % 2 == 0),
+        "even, 2 or more, because images come in pairs; or 1 for shuffled epochs",
+    )
+    if per_class == 1:
+        _require_losses_of_any_images(config)
     _require(
         config,
         "batch_size",
@@ -92,6 +102,24 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
         )
     if config.model.dtype == "float64" and jnp.zeros((), jnp.float64).dtype != jnp.float64:
         raise InputError("config.model.dtype = 'float64' needs JAX_ENABLE_X64=1 in the environment")
+
+
+def _require_losses_of_any_images(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a loss or a synthesis that takes pairs, which shuffled epochs do not have."""
+    advice = (
+        "config.data.images_per_class = 1 gives batches of shuffled epochs, which have no pairs. Set it to 2, or name "
+        "only proxy losses and batch losses"
+    )
+    for spec in (spec for spec in config.losses if isinstance(spec, Mapping)):
+        name, synthesis = spec.get("name"), spec.get("synthesis")
+        kind = synthesis.get("name") if isinstance(synthesis, Mapping) else synthesis
+        if name in losses.LOSSES and not contract.takes_batch(losses.LOSSES[name]):
+            raise InputError(f"config.losses: {name!r} compares two images of one class in each row. {advice}")
+        if kind in tuple(SYNTHESES):
+            raise InputError(
+                f"config.losses: the synthesis {kind!r} of {name!r} makes points from two images of one class. "
+                f"{advice}, without this synthesis"
+            )
 
 
 def _require(config: Any, field: str, accept: Callable[[Any], bool], meaning: str) -> None:

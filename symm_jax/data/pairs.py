@@ -1,4 +1,8 @@
-"""Samples the images of a batch: a pure function of (key, step), so that a resumed run gets the same batches."""
+"""Samples the images of a batch: a pure function of (key, step), so that a resumed run gets the same batches.
+
+There are two ways. With two or more images per class, a batch is pairs of images of one class. With one, it is the next
+images of a shuffled epoch, two in a row, of any classes.
+"""
 
 import functools
 from typing import NamedTuple
@@ -73,32 +77,53 @@ def number_classes(labels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, in
     return np.where(classes[position] == labels, position, -1).astype(np.int32), len(classes)
 
 
+def most_pairs(table: ClassTable, images_per_class: int = 2) -> int:
+    """The largest `num_pairs` of a batch."""
+    return (len(table.order) if images_per_class == 1 else images_per_class * len(table.count)) // 2
+
+
 def require_classes(table: ClassTable, num_pairs: int, images_per_class: int = 2) -> None:
-    """Raises InputError when there are fewer classes with `images_per_class` images than a batch has."""
-    needed, known = 2 * num_pairs // images_per_class, len(table.count)
-    if needed > known:
-        fact = f"{2 * num_pairs} images need {needed} classes with {images_per_class} images"
-        fact += f", and the training set has {known}"
-        if known < 2:
+    """Raises InputError when there are fewer images, or classes with `images_per_class` images, than a batch has."""
+    most = most_pairs(table, images_per_class)
+    if num_pairs <= most:
+        return
+    if images_per_class == 1:
+        fact = f"{2 * num_pairs} images, and the training set has {len(table.order)}"
+    else:
+        fact = f"{2 * num_pairs} images need {2 * num_pairs // images_per_class} classes with {images_per_class} images"
+        fact += f", and the training set has {len(table.count)}"
+        if len(table.count) < 2:
             raise InputError(f"{fact}. Lower it.", argument="images_per_class")
-        raise InputError(f"{fact}. Lower it to at most {images_per_class * known}.", argument="batch_size")
+    raise InputError(f"{fact}. Lower it to at most {2 * most}.", argument="batch_size")
+
+
+def steps_per_epoch(table: ClassTable, num_pairs: int) -> int:
+    """The batches of a shuffled epoch. Images that do not fill another batch are left out of the epoch."""
+    return len(table.order) // (2 * num_pairs)
 
 
 def sample(
     key: jax.Array, step: jax.typing.ArrayLike, table: ClassTable, num_pairs: int, images_per_class: int = 2
 ) -> Int32[Array, "{num_pairs} 2"]:
-    """Draws classes without replacement, and different images of each.
+    """Draws classes without replacement, and different images of each; or takes the next images of a shuffled epoch.
+
+    Step t is in epoch t // `steps_per_epoch`. Each epoch is another permutation of all images of the table.
 
     Args:
       key: typed PRNG key of the run.
-      step: the step, folded into the key.
+      step: the step. It, or its epoch, is folded into the key.
       table: from `class_table`, with the same `images_per_class`.
       num_pairs: half the number of images in a batch.
-      images_per_class: images of each class, even. 2 * num_pairs is a multiple of it.
+      images_per_class: images of each class, even, and 2 * num_pairs is a multiple of it. 1: shuffled epochs.
 
     Returns:
       Indices of images: anchor, positive. The images of a class are in images_per_class / 2 rows one after the other.
+      Of a shuffled epoch: the next 2 * num_pairs images, row by row.
     """
+    if images_per_class == 1:
+        epoch, batch = jnp.divmod(step, steps_per_epoch(table, num_pairs))
+        shuffled = _shuffle(key, epoch, jnp.asarray(table.order))
+        return jax.lax.dynamic_slice_in_dim(shuffled, 2 * num_pairs * batch, 2 * num_pairs).reshape(num_pairs, 2)
     order, start, count = (jnp.asarray(x) for x in table)
     class_key, first_key, other_key = jax.random.split(jax.random.fold_in(key, step), 3)
     num_classes = 2 * num_pairs // images_per_class
@@ -127,7 +152,13 @@ def _distinct_distances(key: jax.Array, count: jax.Array, number: int) -> list[j
 def sample_steps(
     key: jax.Array, first_step: int, num_steps: int, table: ClassTable, num_pairs: int, images_per_class: int = 2
 ) -> Int32[np.ndarray, "{num_steps} {num_pairs} 2"]:
-    """`sample` for steps first_step .. first_step + num_steps - 1."""
+    """`sample` for steps first_step .. first_step + num_steps - 1. An epoch is shuffled once."""
+    if images_per_class == 1:
+        per_epoch = steps_per_epoch(table, num_pairs)
+        first, last = first_step // per_epoch, (first_step + num_steps - 1) // per_epoch
+        epochs = [_shuffle(key, epoch, table.order)[: per_epoch * 2 * num_pairs] for epoch in range(first, last + 1)]
+        rows = np.concatenate(epochs).reshape(-1, num_pairs, 2)
+        return rows[first_step - first * per_epoch :][:num_steps]
     # Whole multiples of _STEPS, because each number of steps would be compiled again, which takes seconds.
     steps = first_step + np.arange(-(-num_steps // _STEPS) * _STEPS, dtype=np.int32)
     return np.asarray(_sample_each(key, steps, table, num_pairs, images_per_class))[:num_steps]
@@ -138,3 +169,9 @@ def _sample_each(
     key: jax.Array, steps: jax.typing.ArrayLike, table: ClassTable, num_pairs: int, images_per_class: int
 ) -> jax.Array:
     return jax.vmap(lambda step: sample(key, step, table, num_pairs, images_per_class))(steps)
+
+
+@jax.jit
+def _shuffle(key: jax.Array, epoch: jax.typing.ArrayLike, order: jax.Array) -> jax.Array:
+    """A permutation of the images `order`, another one in each epoch."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), order)

@@ -35,6 +35,7 @@ from symm_jax.losses.ntxent import ntxent_loss
 from symm_jax.losses.proxy_anchor import proxy_anchor_loss
 from symm_jax.losses.proxy_nca import proxy_nca_loss
 from symm_jax.losses.proxy_terms import PROXY_LOSSES, create_proxies
+from symm_jax.losses.queue_terms import create_queues, push_queues
 from symm_jax.losses.recall_at_k import recall_at_k_loss
 from symm_jax.losses.registry import LOSSES, find_synthesis, from_config, register
 from symm_jax.losses.smooth_ap import smooth_ap_loss
@@ -51,6 +52,7 @@ __all__ = [
     "contrastive_loss",
     "cosface_loss",
     "create_proxies",
+    "create_queues",
     "find_synthesis",
     "from_config",
     "init_proxies",
@@ -62,6 +64,7 @@ __all__ = [
     "ntxent_loss",
     "proxy_anchor_loss",
     "proxy_nca_loss",
+    "push_queues",
     "recall_at_k_loss",
     "register",
     "smooth_ap_loss",

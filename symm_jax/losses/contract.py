@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from symm_jax import dtypes, signatures
 from symm_jax.losses.candidates import KINDS
@@ -52,18 +53,32 @@ def takes_batch(function: Callable) -> bool:
 def on_pairs(function: Callable) -> Callable:
     """Turns a batch loss into one of (anchor, positive, labels), with the same options.
 
-    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images,
-    (2 n, dim) and labels (2 n,): the anchor and the positive of the first pair, those of the second, and so on.
+    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images, see
+    `take_images`.
     """
 
     def loss(anchor, positive, labels, *, synthesis=None, **options):
-        pairs = jnp.stack([anchor, positive], axis=1)
         if synthesis is not None:
-            return function(pairs, labels, synthesis=synthesis, **options)
-        labels = jnp.repeat(dtypes.to_device(labels, "labels"), 2)
-        return function(pairs.reshape(len(labels), -1), labels, **options)
+            return function(jnp.stack([anchor, positive], axis=1), labels, synthesis=synthesis, **options)
+        return function(*take_images(anchor, positive, labels), **options)
 
     return loss
+
+
+def take_images(anchor: ArrayLike, positive: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """The images of n rows in turn: the first anchor, the first positive, the second anchor, and so on.
+
+    Args:
+      anchor: (n, dim).
+      positive: (n, dim).
+      labels: (n,) for pairs of one class, or (n, 2) for images of any classes.
+
+    Returns:
+      Embeddings (2 n, dim) and labels (2 n,).
+    """
+    labels = dtypes.to_device(labels, "labels")
+    labels = labels.reshape(-1) if labels.ndim == 2 else jnp.repeat(labels, 2)
+    return jnp.stack([anchor, positive], axis=1).reshape(len(labels), -1), labels
 
 
 def _check_synthesis_options(what: str, options: dict[str, Any]) -> None:

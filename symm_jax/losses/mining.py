@@ -228,7 +228,7 @@ def _square_backward(row_loss, rule, residuals, cotangents):
         other_row, own_column = candidates.winner_coefficients(winner_as_column, theirs, mine, rule)
         as_row = [weight * c for c in column]
         as_column = [weight_as_column * r for r in other_row]
-        gram_gradient = tuple(tuple(row[u] * as_row[v] + own_column[u] * as_column[v] for v in (0, 1)) for u in (0, 1))
+        gram_gradient = [row[u] * as_row[v] + own_column[u] * as_column[v] for u, v in ((0, 0), (0, 1), (1, 1))]
 
         def sum_gradient(weights, weight, vector):
             on_originals = [vector[0] * g[0] + vector[1] * g[1] for g in gram]
@@ -241,11 +241,10 @@ def _square_backward(row_loss, rule, residuals, cotangents):
         return None, (gram_gradient, jax.tree.map(jnp.add, row_gradient, column_gradient))
 
     blocks = gram, side, (winner, weight), (winner.T, weight.T)
-    gram_gradient, side_gradient = _join_blocks(_map_row_blocks(step, blocks)[1])
-    anchor_gradient, positive_gradient = (
-        similarity.product(to_anchor, anchor.T) + similarity.product(to_positive, positive.T)
-        for to_anchor, to_positive in gram_gradient
-    )
+    (anchors, across, positives), side_gradient = _join_blocks(_map_row_blocks(step, blocks)[1])
+    # The gradient of p a' is that of a p' transposed, as p a' itself is.
+    anchor_gradient = similarity.product(anchors, anchor.T) + similarity.product(across, positive.T)
+    positive_gradient = similarity.product(across.T, anchor.T) + similarity.product(positives, positive.T)
     gradients = anchor_gradient, positive_gradient, side_gradient, extra_gradient
     return *jax.tree.map(lambda x: cotangents[0] * x, gradients), None
 

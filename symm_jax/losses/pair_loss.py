@@ -173,8 +173,9 @@ def cross_entropy(
             logits = jnp.where(row_ids.row[:, None] == column_ids.row[None, :], diagonal[:, None], logits)
         logits = logits if scale == 1 else scale * logits
         same = row_ids.label[:, None] == column_ids.label[None, :]
-        positive = jnp.sum(jnp.where(same, logits, 0), axis=1) / jnp.sum(same, axis=1)
-        return jnp.sum(jax.nn.logsumexp(logits, axis=1) - positive), None
+        entropies = jnp.where(same, jax.nn.logsumexp(logits, axis=1, keepdims=True) - logits, 0)
+        # XLA sums integers slower than floating numbers.
+        return jnp.sum(jnp.sum(entropies, axis=1) / jnp.sum(same.astype(logits.dtype), axis=1)), None
 
     rule = Rule(batch.pairs, mix)
     total, _, winners = reduce_rows(batch, row_loss, diagonal, rule=rule, plain=plain)

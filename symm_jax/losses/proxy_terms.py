@@ -1,14 +1,13 @@
 """Proxy losses by name, and the terms of a config that have proxies.
 
-In training, proxies are parameters: params["proxies"] holds one array per term. A term gets both images of each pair,
-with the label of the pair.
+In training, proxies are parameters: params["proxies"] holds one array per term. A term gets the images of a batch in
+turn: both of each pair with the label of the pair, or those of a shuffled epoch with their own labels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from symm_jax.losses.arcface import arcface_loss
@@ -30,23 +29,14 @@ PROXY_LOSSES: dict[str, Callable] = {
 PER_CLASS = {"arcface": None, "soft_triple": 10}  # the losses that take the option `per_class`, and its default
 
 
-class Term(NamedTuple):
-    """One proxy loss of a config, with its options."""
-
-    title: str  # the key of its proxies
-    weight: float
-    function: Callable[..., jax.Array]  # (embeddings, labels, proxies, axis_name=None) -> scalar
-
-
 def has_proxies(spec: Mapping[str, Any]) -> bool:
     """Whether a spec names a proxy loss."""
     return spec.get("name") in PROXY_LOSSES
 
 
 def with_titles(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The specs of proxy losses, each with the key of its proxies: the name, or "NAME_2" for the second of a name."""
-    specs = [spec for spec in specs if has_proxies(spec)]
-    names = [spec["name"] for spec in specs]
+    """The specs, each with the key of its proxies and its queue: the name, or "NAME_2" for the second of a name."""
+    names = [spec.get("name", "") for spec in specs]
     titles = [name if name not in names[:i] else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)]
     return list(zip(titles, specs, strict=True))
 
@@ -70,25 +60,8 @@ def create_proxies(specs: Sequence[Mapping[str, Any]], key: Key[Array, ""], clas
       (98, 4, 64)
     """
     proxies = {}
-    for i, (title, spec) in enumerate(with_titles(specs)):
+    for i, (title, spec) in enumerate(term for term in with_titles(specs) if has_proxies(term[1])):
         name = spec["name"]
         per_class = spec.get("per_class", PER_CLASS.get(name))
         proxies[title] = init_proxies(name, jax.random.fold_in(key, i), classes, dim, per_class=per_class)
     return proxies
-
-
-def add(loss: Callable, terms: Sequence[Term]) -> Callable:
-    """Adds proxy losses to a loss (anchor, positive, labels, axis_name=None) -> (scalar, metrics).
-
-    Returns:
-      The sum. It also takes `proxies`, from `create_proxies` of the same config.
-    """
-
-    def with_proxies(anchor, positive, labels, axis_name=None, *, proxies, **options):
-        total, metrics = loss(anchor, positive, labels, axis_name=axis_name, **options)
-        embeddings, labels = jnp.concatenate([anchor, positive]), jnp.concatenate([labels, labels])
-        for term in terms:
-            total += term.weight * term.function(embeddings, labels, proxies[term.title], axis_name=axis_name)
-        return total, metrics
-
-    return with_proxies

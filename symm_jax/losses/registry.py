@@ -7,7 +7,7 @@ A loss is a pure function
 - `anchor` and `positive` are (n, dim) floating, `labels` is (n,) integer. Row i of anchor and positive are two images
   of the class labels[i]. Rows of equal labels are of one class.
 - A batch loss takes (embeddings, labels) instead: `embeddings` (n, dim), with any number of images per class. Training
-  gives it the images of the pairs, anchor and positive in turn.
+  gives it the images of the pairs, anchor and positive in turn, or with `config.data.images_per_class` 1 any images.
 - All other arguments are options: keyword-only, each with a default. A config sets options by their names.
 - The result is a floating scalar, finite, with finite gradients: the mean over the rows.
 - `axis_name` (default None) is the name of the mapped axis that splits the batch over devices. Rows are then those of
@@ -15,6 +15,8 @@ A loss is a pure function
   `symm_jax.similarity.gather((positive, labels), axis_name)` returns, or for a batch loss that of (embeddings, labels).
   The mean of the value over the devices, and the mean of its gradients, must be those of the whole batch on one device.
 - `key` is an option of a loss that is random. Training sets it to another PRNG key in every step.
+- `queue` is an option of a batch loss that is compared with past steps: a `symm_jax.queues.Queue` of (embeddings (size,
+  dim), labels (size,)), or None. Training sets it, if the config of the loss has "queue".
 
 A loss may take a synthesis. Training then gives a batch loss the pairs: `embeddings` (n, 2, dim) and `labels` (n,).
 The loss has three more options:
@@ -30,12 +32,12 @@ The loss has three more options:
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from symm_jax import errors, signatures
-from symm_jax.losses import contract, proxy_terms
+from symm_jax.losses import contract, proxy_terms, queue_terms
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.candidates import lookup_pairs, synthetic_share
 from symm_jax.losses.circle import circle_loss
@@ -49,6 +51,7 @@ from symm_jax.losses.recall_at_k import recall_at_k_loss
 from symm_jax.losses.smooth_ap import smooth_ap_loss
 from symm_jax.losses.supcon import supcon_loss
 from symm_jax.losses.triplet import triplet_loss
+from symm_jax.queues import Queue
 from symm_jax.synthesis import SYNTHESES, Synthesis
 
 LOSSES: dict[str, Callable] = {
@@ -67,7 +70,9 @@ LOSSES: dict[str, Callable] = {
 }
 
 # Options that `from_config` sets itself.
-_RESERVED = ("synthesis", "axis_name", "with_winners", "key")
+_RESERVED = ("synthesis", "axis_name", "with_winners", "key", "queue")
+# Options of a config that a loss does not take: they describe its proxies and its queue.
+_OF_TRAINING = ("per_class", "queue", "warm_up")
 
 
 def register(name: str, function: Callable) -> None:
@@ -99,16 +104,23 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
     Args:
       specs: mappings with "name" (a key of LOSSES or PROXY_LOSSES) and the loss's own options. Optional are "weight"
         (default 1) and "synthesis": a key of SYNTHESES, or a mapping with "name" and the synthesis's own options. ""
-        or None: no synthesis. Some proxy losses take "per_class", see `init_proxies`.
+        or None: no synthesis. Some proxy losses take "per_class", see `init_proxies`. Batch losses with the option
+        `queue` take "queue", the number of images that they keep of earlier steps, and "warm_up", the number of first
+        steps that are not kept (default 0).
 
     Returns:
-      loss(anchor, positive, labels, axis_name=None, key=None) -> (scalar, metrics). A random loss needs the PRNG key.
-      For each loss with synthesis, metrics holds "NAME/synthetic_share" (see `synthetic_share`), and for each candidate
-      pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are numbered as the
-      synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged with its position
-      in `specs`, as in "npair_2".
-      With proxy losses the function also takes `proxies`, from `create_proxies`. Those losses get both images of each
-      pair, (2 n, dim), and labels from 0 to classes - 1.
+      loss(anchor, positive, labels, axis_name=None, key=None, proxies={}, queues={}) -> (scalar, metrics). A random
+      loss or synthesis needs the PRNG key.
+      labels are (n,), one per pair. Proxy losses, and batch losses without a synthesis of points, also take (n, 2), one
+      per image: the rows need not be pairs then.
+      For each loss with a synthesis of points, metrics holds "NAME/synthetic_share" (see `synthetic_share`), and for
+      each candidate pair of points (k, l) "NAME/winner_k_l", its fraction among the hardest negatives. Points are
+      numbered as the synthesis returns them: the anchor is 0 and the positive 1. A second loss of one name is logged
+      with its position in `specs`, as in "npair_2".
+      Proxy losses need `proxies`, from `create_proxies`. They get the images of the rows in turn, (2 n, dim), and
+      labels from 0 to classes - 1.
+      Losses that keep something of earlier steps need `queues`, from `create_queues`. `push_queues` adds a step to
+      them.
 
     Raises:
       InputError: no losses, an unknown name or option, or a wrong value. The message suggests the closest known name.
@@ -119,28 +131,47 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         raise errors.InputError(
             f"it must be a tuple of mappings, such as ({{'name': 'npair'}},); got {specs!r}", argument="losses"
         )
-    proxy = [_create_proxy_term(title, spec) for title, spec in proxy_terms.with_titles(specs)]
-    terms = [_create_term(spec) for spec in specs if not proxy_terms.has_proxies(spec)]
-    logged = [name if "synthesis" in function.keywords else "" for name, _, function in terms]
+    terms = [_create_term(title, spec) for title, spec in proxy_terms.with_titles(specs)]
+    logged = [term.name if term.candidates else "" for term in terms]
     titles = [name if name not in logged[:i] else f"{name}_{i + 1}" for i, name in enumerate(logged)]
 
-    def loss(anchor, positive, labels, axis_name=None, key=None):
+    def loss(anchor, positive, labels, axis_name=None, key=None, proxies=None, queues=None):
+        given = _Given(axis_name, key, proxies or {}, queues or {})
         total: Any = 0.0
         metrics = {}
-        for title, (name, weight, function) in zip(titles, terms, strict=True):
-            value = function(anchor, positive, labels, axis_name=axis_name, **_give_key(name, key))
-            if "synthesis" in function.keywords:
+        for title, term in zip(titles, terms, strict=True):
+            value = term.function(anchor, positive, labels, given)
+            if term.candidates:
                 value, winners = value
-                metrics |= _describe_winners(title, winners, function.keywords["candidates"])
-            total += weight * value
+                metrics |= _describe_winners(title, winners, term.candidates)
+            total += term.weight * value
         return total, metrics
 
-    return proxy_terms.add(loss, proxy) if proxy else loss
+    return loss
 
 
 def find_synthesis(specs: Sequence[Mapping[str, Any]]) -> Synthesis | None:
-    """Returns the synthesis of the first loss in a config that has one, for figures."""
-    return next((_create_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")), None)
+    """Returns the synthesis of the first loss in a config that has one of points, for figures."""
+    found = [_create_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")]
+    return next((synthesis for synthesis in found if synthesis and _makes_points(synthesis)), None)
+
+
+class _Given(NamedTuple):
+    """What a step gives to its losses, besides the batch."""
+
+    axis_name: str | None
+    key: jax.Array | None
+    proxies: Mapping[str, Any]
+    queues: Mapping[str, Any]
+
+
+class _Term(NamedTuple):
+    """One loss of a config, with its options."""
+
+    name: str
+    weight: float
+    function: Callable[..., Any]  # (anchor, positive, labels, given) -> value; with `candidates`, (value, winners)
+    candidates: str  # with a synthesis of points, the kind of pairs of points; else ""
 
 
 def _describe_winners(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
@@ -149,62 +180,59 @@ def _describe_winners(name: str, winners: jax.Array, candidates: str) -> dict[st
     return {f"{name}/synthetic_share": share} | {f"{name}/winner_{k}_{l}": winners[k, l] for k, l in pairs}
 
 
-def _create_term(spec: Mapping[str, Any]) -> tuple[str, float, functools.partial]:
-    """Returns the loss of a spec with its options: (name, weight, function)."""
+def _create_term(title: str, spec: Mapping[str, Any]) -> _Term:
+    """Returns the loss of a spec. Its `title` is the key of its proxies and its queue."""
     options = dict(spec)
     name = options.pop("name", "")
     if not name:
         raise errors.InputError(f"{dict(spec)} has no name; give one of {', '.join(LOSSES)}", argument="losses")
-    errors.lookup("loss", name, LOSSES | proxy_terms.PROXY_LOSSES, argument="losses")
-    function = LOSSES[name]
+    function = errors.lookup("loss", name, LOSSES | proxy_terms.PROXY_LOSSES, argument="losses")
     parameters = inspect.signature(function).parameters
-    common = [key for key in ("weight", "synthesis") if key == "weight" or key in parameters]
-    reserved = (*_RESERVED, "positives") if contract.takes_batch(function) else _RESERVED  # there it is a mask
-    own = [key for key in _list_options(function) if key not in reserved]
-    _check_options(repr(name), function, options, common + own)
+    _check_options(repr(name), function, options, _list_config_options(name, function))
     weight = _pop_weight(name, options)
     synthesis = _create_synthesis(options.pop("synthesis", None))
-    if synthesis:
+    candidates = ""
+    if synthesis and _makes_points(synthesis) and "candidates" in parameters:
         candidates = options.get("candidates", parameters["candidates"].default)
-        options |= {"synthesis": synthesis, "candidates": candidates, "with_winners": True}
-    function = contract.on_pairs(function) if contract.takes_batch(function) else function
-    function = functools.partial(function, **options)
-    with_key = functools.partial(function, **_give_key(name, jax.random.key(0)))
-    _check_values(name, options, lambda embeddings, labels: with_key(embeddings, embeddings, labels))
-    return name, weight, function
+        options |= {"candidates": candidates, "with_winners": True}
+    queue = queue_terms.find(spec)
+    has_proxies, takes_batch = proxy_terms.has_proxies(spec), contract.takes_batch(function)
+    function = functools.partial(
+        contract.on_pairs(function) if takes_batch else function,
+        **{key: value for key, value in options.items() if key not in _OF_TRAINING},
+    )
+
+    def term(anchor, positive, labels, given):
+        own = {"axis_name": given.axis_name} | ({"key": given.key} if "key" in parameters else {})
+        kept = given.queues[title] if queue else None
+        if synthesis:
+            own["synthesis"] = _complete(synthesis, given.key, kept)
+        if queue and not queue.of_steps:
+            own["queue"] = kept
+        if has_proxies:
+            return function(*contract.take_images(anchor, positive, labels), given.proxies[title], **own)
+        return function(anchor, positive, labels, **own)
+
+    _check_values(title, spec, term)
+    return _Term(name, weight, term, candidates)
 
 
-def _give_key(name: str, key: jax.Array | None) -> dict[str, jax.Array | None]:
-    """The option `key` for a loss that takes it."""
-    return {"key": key} if "key" in inspect.signature(LOSSES[name]).parameters else {}
-
-
-def _create_proxy_term(title: str, spec: Mapping[str, Any]) -> proxy_terms.Term:
-    """Returns the proxy loss of a spec with its options."""
-    options = dict(spec)
-    name = options.pop("name")
-    function = proxy_terms.PROXY_LOSSES[name]
-    own = [key for key in _list_options(function) if key not in _RESERVED]
-    per_class = [key for key in ("per_class",) if name in proxy_terms.PER_CLASS]
-    _check_options(repr(name), function, options, ["weight", *per_class, *own])
-    weight = _pop_weight(name, options)
-    options.pop("per_class", None)
-    function = functools.partial(function, **options)
-
-    def with_proxies(embeddings, labels):
-        proxies = proxy_terms.create_proxies([spec], jax.random.key(0), classes=2, dim=2)
-        return function(embeddings, labels, proxies[name])
-
-    _check_values(name, options, with_proxies)
-    return proxy_terms.Term(title, weight, function)
-
-
-def _check_values(name: str, options: Mapping[str, Any], function: Callable) -> None:
+def _check_values(title: str, spec: Mapping[str, Any], term: Callable) -> None:
     """Raises InputError for wrong values of options. Shapes are enough to find them, before any work."""
-    embeddings, labels = jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32")
+    name = spec["name"]
+
+    def run(embeddings, labels):
+        key = jax.random.key(0)
+        proxies = proxy_terms.create_proxies([spec], key, classes=2, dim=2).get(name)
+        queue = queue_terms.create_queues([spec], classes=2, dim=2, images=4).get(name)
+        return term(embeddings, embeddings, labels, _Given(None, key, {title: proxies}, {title: queue}))
+
     try:
-        jax.eval_shape(function, embeddings, labels)
+        jax.eval_shape(run, jax.ShapeDtypeStruct((2, 2), "float32"), jax.ShapeDtypeStruct((2,), "int32"))
+    except errors.InputError:
+        raise
     except (TypeError, ValueError) as error:
+        options = {key: value for key, value in spec.items() if key not in ("name", "weight")}
         raise errors.InputError(f"{name!r} with {options}: {error}", argument="losses") from error
 
 
@@ -215,18 +243,46 @@ def _pop_weight(name: str, options: dict[str, Any]) -> float:
     return weight
 
 
-def _create_synthesis(spec: str | Mapping[str, Any] | None) -> Synthesis | None:
+def _create_synthesis(spec: str | Mapping[str, Any] | None) -> functools.partial | None:
+    """A synthesis with its options. One that is not of points still lacks its key or its queue: see `_complete`."""
     if not spec:
         return None
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = options.pop("name", "")
     function = errors.lookup("synthesis", name, SYNTHESES, argument="losses")
-    _check_options(f"synthesis {name!r}", function, options, _list_options(function))
-    return functools.partial(function, **options)
+    of_queue = ["warm_up"] if "queue" in getattr(function, "_fields", ()) else []
+    _check_options(f"synthesis {name!r}", function, options, _list_options(function) + of_queue)
+    return functools.partial(function, **{key: value for key, value in options.items() if key not in of_queue})
+
+
+def _makes_points(synthesis: functools.partial) -> bool:
+    """Whether a synthesis is of points in the plane of a pair: a function. The other kinds are NamedTuples."""
+    return not isinstance(synthesis.func, type)
+
+
+def _complete(synthesis: functools.partial, key: jax.Array | None, queue: Queue | None) -> Any:
+    """The synthesis of a step."""
+    if _makes_points(synthesis):
+        return synthesis
+    return synthesis(queue if "queue" in synthesis.func._fields else key)
+
+
+def _list_config_options(name: str, function: Callable) -> list[str]:
+    """The options of a loss that a config may set."""
+    parameters = inspect.signature(function).parameters
+    known = ["weight"] + (["synthesis"] if "synthesis" in parameters else [])
+    known += ["queue", "warm_up"] if "queue" in parameters else []
+    known += ["per_class"] if name in proxy_terms.PER_CLASS else []
+    # In a batch loss, `positives` is a mask.
+    reserved = (*_RESERVED, "positives") if contract.takes_batch(function) else _RESERVED
+    return known + [key for key in _list_options(function) if key not in reserved]
 
 
 def _list_options(function: Callable) -> list[str]:
-    return [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    """The options of a loss or a synthesis: those by keyword, or for a NamedTuple the fields with a default."""
+    parameters = inspect.signature(function).parameters.items()
+    is_tuple = isinstance(function, type)
+    return [name for name, p in parameters if p.kind is p.KEYWORD_ONLY or (is_tuple and p.default is not p.empty)]
 
 
 def _check_options(what: str, function: Callable, options: Mapping[str, Any], known: Sequence[str]) -> None:

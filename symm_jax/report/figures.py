@@ -47,27 +47,29 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
     _save(figure, path)
 
 
-def draw_pairs(path: Path, images: np.ndarray, labels: np.ndarray, names: Names = NUMBERS) -> None:
-    """Draws a sheet of pairs of images.
+def draw_batch(path: Path, images: np.ndarray, labels: np.ndarray, names: Names = NUMBERS) -> None:
+    """Draws a sheet of pairs of images, or of single images.
 
     Args:
       path: the PNG to write.
-      images: (n, 2, side, side, 3) uint8: anchor, positive.
+      images: (n, k, side, side, 3) uint8. k = 2: anchor and positive. k = 1: single images.
       labels: (n,) integer classes.
       names: the names of the classes.
     """
-    columns = min(4, len(images))
+    k = images.shape[1]
+    columns = min(8 // k, len(images))
     rows = -(-len(images) // columns)
     height = 1.45 * rows
-    figure = matplotlib.figure.Figure(figsize=(2.5 * columns, height))
+    figure = matplotlib.figure.Figure(figsize=(1.25 * k * columns, height))
     edges = {"left": 0.01, "right": 0.99, "top": 1 - 0.25 / height, "bottom": 0.05 / height}
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**edges, "wspace": 0.06, "hspace": 0.22})
     for ax, pair, label in itertools.zip_longest(grid.flat, images, labels):
         ax.set_axis_off()
         if pair is not None:
             ax.imshow(np.concatenate([*pair], axis=1))
-            ax.axvline(pair.shape[2] - 0.5, color="white", lw=2)
-            _write_class(ax, names, label, _WIDE, pad=3)
+            if k > 1:
+                ax.axvline(pair.shape[2] - 0.5, color="white", lw=2)
+            _write_class(ax, names, label, _WIDE if k > 1 else _NARROW, pad=3)
     _save(figure, path)
 
 

@@ -141,7 +141,7 @@ def keep(workdir: Path, criterion: str, row: Mapping[str, Any], metric: str, emb
     choice["meaning"] = MEANINGS[criterion]
     with files.new_directory(paths.best(workdir), replace=True) as folder:
         source = next(p for p in (workdir, paths.best(workdir)) if paths.checkpoint(p, step).exists())
-        ignore = shutil.ignore_patterns("opt_state", "proxies")
+        ignore = shutil.ignore_patterns("opt_state", "proxies", "queues")
         shutil.copytree(paths.checkpoint(source, step), paths.checkpoint(folder, step), ignore=ignore)
         shutil.copyfile(paths.config(workdir), paths.config(folder))
         path = folder / paths.embeddings(workdir).name

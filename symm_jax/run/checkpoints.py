@@ -1,7 +1,7 @@
-"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,proxies,batch_stats,opt_state,config,digests}.
+"""Orbax checkpoints: WORKDIR/checkpoints/STEP/{params,proxies,batch_stats,opt_state,queues,config,digests}.
 
-Parameters of the network, proxies of the loss, running statistics and optimiser state are separate items. Evaluation
-does not read the proxies and the optimiser state.
+Parameters of the network, proxies of the loss, running statistics, optimiser state and queues of the loss are separate
+items. Evaluation does not read proxies, optimiser state and queues.
 Arrays are stored as one device holds them, so a run may be resumed on another number of devices.
 A checkpoint is read back and compared with its digests before it gets its name, and again whenever it is restored.
 A checkpoint that is damaged, or whose values are not finite, is never used. It is kept aside and never deleted.
@@ -60,7 +60,7 @@ class Writer:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._verify),
         )
 
-    def save(self, step: int, params: Any, opt_state: Any, batch_stats: Any = None) -> None:
+    def save(self, step: int, params: Any, opt_state: Any, batch_stats: Any = None, queues: Any = None) -> None:
         """Starts to save, and returns when the arrays have left the device.
 
         With several processes, each calls this with the same numpy arrays and writes a part of them.
@@ -71,8 +71,8 @@ class Writer:
           OSError: this save or the one before has failed, e.g. because the disk is full.
         """
         network, proxies = split_proxies(params)
-        trees = {"params": network, "opt_state": opt_state} | ({"batch_stats": batch_stats} if batch_stats else {})
-        trees |= {"proxies": proxies} if proxies else {}
+        optional = {"batch_stats": batch_stats, "proxies": proxies, "queues": queues}
+        trees = {"params": network, "opt_state": opt_state} | {name: tree for name, tree in optional.items() if tree}
         if bad := digests.not_finite(trees):
             raise FloatingPointError(
                 f"training diverged by step {step}: {bad} contain NaN or infinity after the update; this step was not "

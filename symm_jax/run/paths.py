@@ -79,7 +79,7 @@ def figures(workdir: Path) -> Path:
 
 
 def pairs_figure(workdir: Path) -> Path:
-    """The sheet of augmented pairs that --mode=prepare draws."""
+    """The sheet of augmented pairs, or of images of a shuffled epoch, that --mode=prepare draws."""
     return figures(workdir) / "pairs.png"
 
 

@@ -20,11 +20,11 @@ _PREFETCHED = 2  # batches that are sent before they are used
 
 
 class Batch(NamedTuple):
-    """A batch of n pairs.
+    """A batch of n pairs, or of 2 n images of a shuffled epoch.
 
     images: (n, 2, side, side, 3) uint8, anchor and positive.
     short_side_ratio: (n, 2, 2) float32, see `Arrays`.
-    labels: (n,) int32.
+    labels: (n,) int32; of a shuffled epoch (n, 2), one per image.
     """
 
     images: Any
@@ -63,17 +63,22 @@ def generate(
       num_steps: the step at which training ends.
       num_pairs: pairs in a batch of all devices.
       num_devices: devices of all processes.
-      images_per_class: images of each class in a batch.
+      images_per_class: images of each class in a batch; 1: shuffled epochs.
       local: the devices of this process. Nothing is read for the others.
     """
-    for start in range(first_step, num_steps, _CHUNK):
+    chunk = pairs.steps_per_epoch(table, num_pairs) if images_per_class == 1 else _CHUNK
+    for start, end in step_chunks(first_step, num_steps, chunk):
         # On the CPU: an accelerator would first finish the steps that it has been given.
         with jax.default_device(_cpu()):
-            count = min(_CHUNK, num_steps - start)
-            sampled = pairs.sample_steps(pair_key(key), start, count, table, num_pairs, images_per_class)
+            sampled = pairs.sample_steps(pair_key(key), start, end - start, table, num_pairs, images_per_class)
         for index in sampled:
-            index = index.reshape(num_devices, -1, 2)[local]
-            yield Batch(arrays.images[index], arrays.short_side_ratio[index], arrays.labels[index[..., 0]])
+            yield gather(arrays, index.reshape(num_devices, -1, 2)[local], images_per_class)
+
+
+def gather(source: Arrays | Resident, index: Any, images_per_class: int) -> Batch:
+    """The images of the indices (..., n, 2), with a label for each pair, or for each image of a shuffled epoch."""
+    own = index if images_per_class == 1 else index[..., 0]
+    return Batch(source.images[index], source.short_side_ratio[index], source.labels[own])
 
 
 def pair_key(key: jax.Array) -> jax.Array:

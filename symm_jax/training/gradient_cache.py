@@ -22,12 +22,12 @@ def value_and_grad(
 
     Args:
       embed: (params, part) -> embeddings (k, ...). It must give the same each time it is called.
-      objective: (params, embeddings (parts * k, ...)) -> (scalar, tree of metrics).
+      objective: (params, embeddings (parts * k, ...)) -> (scalar, tree of further results).
       params: tree of parameters.
       parts: tree of arrays (parts, ...).
 
     Returns:
-      ((value, metrics), gradients with respect to `params`).
+      ((value, further results), gradients with respect to `params`).
     """
     embeddings = jax.lax.map(lambda part: embed(params, part), parts)
     whole = embeddings.reshape(-1, *embeddings.shape[2:])

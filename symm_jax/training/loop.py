@@ -91,8 +91,8 @@ def run(
                 loss=f"{values['loss']:.3f}", rate=f"{values['learning_rate']:.1e}", images_per_s=f"{rate:.0f}"
             )
         if point.state is not None:
-            _, params, opt_state, batch_stats = jax.device_get(point.state)
-            writer.save(point.step, params, opt_state, batch_stats)
+            _, *trees = jax.device_get(point.state)
+            writer.save(point.step, *trees)
             saved = point.step
         return bool(point.stop)
 

@@ -12,6 +12,7 @@ import optax
 from symm_jax import losses, models, optim
 from symm_jax.data import augment, datasets
 from symm_jax.losses.proxy_terms import has_proxies
+from symm_jax.queues import Queue
 from symm_jax.run import config_fields, config_json
 
 
@@ -28,7 +29,8 @@ class Recipe(NamedTuple):
 
     model: the network.
     image_size: side in pixels of what the network sees.
-    loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics); with proxy losses, `proxies` is a keyword.
+    loss: (anchor, positive, labels, axis_name, key) -> (scalar, metrics); `proxies` and `queues` are keywords, for
+      losses that have them. labels are (n,), or (n, 2) of shuffled epochs.
     optimizer: the Optax chain.
     learning_rate: the schedule in it, step -> learning rate.
     augment: (keys, images, short_side_ratio) -> augmented images.
@@ -36,6 +38,8 @@ class Recipe(NamedTuple):
     key: PRNG key of everything random.
     create_proxies: (key, classes) -> the first params["proxies"]; {} without proxy losses.
     micro_batch: images per device that the network sees at a time; 0: all.
+    create_queues: classes -> the first State.queues; {} for losses without queues.
+    push_queues: (queues, anchor, positive, labels, proxies, axis_name) -> queues with this step.
     """
 
     model: nn.Module
@@ -48,6 +52,8 @@ class Recipe(NamedTuple):
     key: jax.Array
     create_proxies: Callable[[jax.Array, int], dict[str, jax.Array]] = lambda key, classes: {}
     micro_batch: int = 0
+    create_queues: Callable[[int], dict[str, Queue]] = lambda classes: {}
+    push_queues: Callable[..., dict[str, Queue]] = losses.push_queues(())
 
 
 class Plan(NamedTuple):
@@ -61,7 +67,7 @@ class Plan(NamedTuple):
     stored_side: side in pixels at which training images are stored.
     on_device: where the training images are, one of `batches.ON_DEVICE`.
     batch_size: images in a batch, two per pair.
-    images_per_class: images of each class in a batch.
+    images_per_class: images of each class in a batch; 1: batches of shuffled epochs.
     num_steps: updates in all.
     checkpoint_every: updates between checkpoints.
     log_every: updates between lines of metrics.
@@ -117,6 +123,10 @@ def create_recipe(config: ml_collections.ConfigDict) -> Recipe:
         key=jax.random.key(config.seed),
         create_proxies=lambda key, classes: losses.create_proxies(config.losses, key, classes, m.dim),
         micro_batch=config.micro_batch,
+        create_queues=lambda classes: losses.create_queues(
+            config.losses, classes=classes, dim=m.dim, images=config.batch_size
+        ),
+        push_queues=losses.push_queues(config.losses),
     )
 
 

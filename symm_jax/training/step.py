@@ -28,12 +28,14 @@ class State(NamedTuple):
     params: parameters of the network, and params["proxies"], those of losses that have proxies.
     opt_state: state of the optimiser.
     batch_stats: running statistics of batch norms that are trained; {} for a network without.
+    queues: what losses keep of past steps, the same on every device; {} for losses that keep nothing.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     batch_stats: Any
+    queues: Any = {}  # noqa: RUF012
 
 
 def create_state(recipe: Recipe, *, classes: int = 0, backbone: Any = None, restore_from: Path | None = None) -> State:
@@ -57,6 +59,8 @@ def create_state(recipe: Recipe, *, classes: int = 0, backbone: Any = None, rest
         opt_state = jax.eval_shape(recipe.optimizer.init, shapes["params"])
         network, proxies = checkpoints.split_proxies(shapes["params"])
         shapes |= {"params": network} | ({"proxies": proxies} if proxies else {})
+        if queues := jax.eval_shape(functools.partial(recipe.create_queues, classes)):
+            shapes["queues"] = queues
         step, items = checkpoints.restore_newest(restore_from, opt_state=opt_state, **shapes)
         if proxies:
             items["params"] |= {"proxies": items.pop("proxies")}
@@ -66,7 +70,8 @@ def create_state(recipe: Recipe, *, classes: int = 0, backbone: Any = None, rest
         like = variables[kind]["backbone"]
         variables[kind]["backbone"] = jax.tree.map(lambda w, like: jnp.asarray(w, like.dtype), values, like)
     params = variables["params"]
-    return State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), variables.get("batch_stats", {}))
+    opt_state, batch_stats = recipe.optimizer.init(params), variables.get("batch_stats", {})
+    return State(jnp.zeros((), jnp.int32), params, opt_state, batch_stats, recipe.create_queues(classes))
 
 
 def augment_batch(recipe: Recipe, batch: Batch, step: jax.Array | int, first: jax.Array | int) -> jax.Array:
@@ -110,29 +115,32 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     def objective(params, embeddings):
         network, proxies = checkpoints.split_proxies(params)
         options = {"proxies": proxies} if proxies else {}
+        options |= {"queues": state.queues} if state.queues else {}
         anchor, positive = embeddings[:, 0], embeddings[:, 1]
         loss, metrics = recipe.loss(anchor, positive, batch.labels, axis_name=AXIS, key=key, **options)
+        queues = recipe.push_queues(state.queues, anchor, positive, batch.labels, proxies, axis_name=AXIS)
         metrics |= {"embedding_norm": jnp.linalg.norm(embeddings.astype(jnp.float32), axis=-1).mean()}
         # Losses use the direction of proxies only, so a penalty on their norms would only change their learning rate.
         penalty = recipe.weight_penalty * optim.weight_penalty(network)
-        return loss + penalty, {"loss": loss, "weight_penalty": penalty} | metrics
+        return loss + penalty, ({"loss": loss, "weight_penalty": penalty} | metrics, queues)
 
     def whole_objective(params):
         embeddings, batch_stats = embed(params, (batch, first))
-        value, metrics = objective(params, embeddings)
-        return value, (metrics, batch_stats)
+        value, (metrics, queues) = objective(params, embeddings)
+        return value, (metrics, queues, batch_stats)
 
     # The loss is the mean over the rows of this device, compared with the columns of all devices. The transpose of
     # all_gather returns the gradients of the columns to their devices. So the mean over AXIS (that of `pmap` below) is
     # the gradient of the whole batch.
     if recipe.micro_batch and recipe.micro_batch < 2 * n:
         parts = _split(batch, first, recipe.micro_batch)
-        (_, metrics), gradients = gradient_cache.value_and_grad(
+        (_, (metrics, queues)), gradients = gradient_cache.value_and_grad(
             lambda *arguments: embed(*arguments)[0], objective, state.params, parts
         )
         batch_stats = state.batch_stats
     else:
-        (_, (metrics, batch_stats)), gradients = jax.value_and_grad(whole_objective, has_aux=True)(state.params)
+        with_gradients = jax.value_and_grad(whole_objective, has_aux=True)
+        (_, (metrics, queues, batch_stats)), gradients = with_gradients(state.params)
     if jax.lax.axis_size(AXIS) > 1:  # on one device XLA would copy each array
         metrics, gradients = jax.lax.pmean((metrics, gradients), AXIS)
     gradient_norm = jnp.sqrt(optim.sum_of_squares(gradients))
@@ -140,7 +148,8 @@ def train_step(state: State, batch: Batch, recipe: Recipe) -> tuple[State, dict[
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     # In float64 Flax returns wider statistics than it was given.
     batch_stats = jax.tree.map(lambda x, like: x.astype(like.dtype), batch_stats, state.batch_stats)
-    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, batch_stats), metrics
+    params = optax.apply_updates(state.params, updates)
+    return State(state.step + 1, params, opt_state, batch_stats, queues), metrics
 
 
 def _split(batch: Batch, first: jax.Array, size: int) -> tuple[Batch, jax.Array]:
@@ -163,8 +172,7 @@ def train_steps(
     def step(state):
         index = pairs.sample(batches.pair_key(recipe.key), state.step, resident.table, num_pairs, images_per_class)
         index = jax.lax.dynamic_slice_in_dim(index, share * jax.lax.axis_index(AXIS), share)
-        batch = Batch(resident.images[index], resident.short_side_ratio[index], resident.labels[index[:, 0]])
-        return train_step(state, batch, recipe)
+        return train_step(state, batches.gather(resident, index, images_per_class), recipe)
 
     metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, state)[1])
     return jax.lax.fori_loop(0, count, lambda _, carry: step(carry[0]), (state, metrics))

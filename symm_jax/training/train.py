@@ -176,5 +176,9 @@ def _print_summary(
         f"train     {len(rows):,} images of {len(np.unique(arrays.labels[rows]))} classes, "
         f"{arrays.images.shape[1]} px, {arrays.images.nbytes / 1e6:,.0f} MB "
         + ("on each device" if resident else "in a memory map")
+        + (f", {len(rows) // plan.batch_size:,} steps per epoch" if plan.images_per_class == 1 else "")
     )
     print(f"model     {plan.pretrained.model}, {count:,} parameters, {start}")
+    if state.queues:
+        size = sum(x.nbytes for x in jax.tree.leaves(state.queues))
+        print(f"queues    of {', '.join(state.queues)}, {size / 1e6:,.1f} MB on each device")

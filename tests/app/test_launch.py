@@ -1,5 +1,6 @@
 """launch.py as a user runs it: the main job, its modes, and the mistakes of a tired person."""
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -254,6 +255,7 @@ def test_every_field_is_read(field, tmp_path):
         ("augment.max_margin", 0.5, "below 0.5"),
         ("augment.enlarge", 0.9, "1 or more"),
         ("recall_ks", (0,), "above 0"),
+        ("data.images_per_class", 3, "even, 2 or more"),
     ],
 )
 def test_values_that_cannot_be_trained_with_are_named(field, value, message):
@@ -263,6 +265,25 @@ def test_values_that_cannot_be_trained_with_are_named(field, value, message):
     with pytest.raises(errors.InputError, match=message) as error:
         checks.validate(config, num_devices=4)
     assert f"config.{field}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "npair"}, "config.losses: 'npair' compares two images of one class in each row. .* Set it to 2"),
+        (
+            {"name": "supcon", "synthesis": {"name": "symmetric"}},
+            "config.losses: the synthesis 'symmetric' of 'supcon' makes points from two .* without this synthesis",
+        ),
+        ({"name": "norm_softmax"}, ""),
+        ({"name": "supcon"}, ""),
+    ],
+)
+def test_shuffled_epochs_are_refused_where_pairs_are_needed(spec, message):
+    config = load("default")
+    config.losses, config.data.images_per_class = (spec,), 1
+    with pytest.raises(errors.InputError, match=message) if message else contextlib.nullcontext():
+        checks.validate(config, num_devices=2)
 
 
 def test_help_is_one_screen(launch):

@@ -6,14 +6,15 @@ import http.server
 import threading
 
 import googlenet_weights
+import numpy as np
 import photographs
 import PIL.Image
 import pytest
 
 from symm_jax import errors, models
 from symm_jax.app import fetch, fields, prepare
-from symm_jax.data import datasets, published, sources
-from symm_jax.training.recipe import Pretrained
+from symm_jax.data import datasets, pairs, published, sources
+from symm_jax.training.recipe import Pretrained, create_plan
 from symm_jax.training.train import load_backbone, train
 
 
@@ -71,6 +72,20 @@ def test_mistakes_that_training_would_find_are_named_by_prepare(tiny, tmp_path, 
     tiny.batch_size, tiny.losses = 8, ({"name": "n_pair"},)
     with pytest.raises(errors.InputError, match="did you mean 'npair'"):
         prepare.prepare(tiny, tmp_path / "other")
+
+
+def test_images_of_a_shuffled_epoch_are_shown_one_by_one(tiny, tmp_path, capsys):
+    tiny.losses, tiny.data.images_per_class = ({"name": "norm_softmax"},), 1
+    prepare.prepare(tiny, tmp_path / "run")
+    assert f"images    {tmp_path / 'run/figures/pairs.png'}" in capsys.readouterr().out
+    plan = create_plan(tiny)
+    arrays = datasets.load(plan.source, "train", plan.stored_side)
+    table = pairs.class_table(arrays.labels, np.arange(15), 1)
+    images, labels = prepare.first_images(plan.recipe, arrays, table, 4, 1)
+    assert images.shape == (8, 1, 16, 16, 3) and labels.shape == (8,)
+    tiny.batch_size = 16
+    with pytest.raises(errors.InputError, match="batch_size: 16 images, and the training set has 15"):
+        prepare.prepare(tiny, tmp_path / "run")
 
 
 def test_a_web_page_instead_of_an_archive_is_not_kept(file_server, tiny, tmp_path):

@@ -50,6 +50,39 @@ def test_pairs_are_the_same_with_64_bits_enabled():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_an_epoch_has_every_image_once_and_the_next_another_order():
+    table, key = pairs.class_table(LABELS, ALL, 1), jax.random.key(3)
+    epochs = pairs.sample_steps(key, 0, 12, table, 3, 1).reshape(2, 36)  # 38 images: 6 batches of 6, and 2 are left
+    for epoch in epochs:
+        assert len(set(epoch)) == 36 and set(epoch) <= set(ALL)
+    assert not np.array_equal(*epochs)
+    whole = pairs.sample_steps(key, 0, 100, table, 19, 1).reshape(100, 38)  # one batch is an epoch
+    assert all(set(epoch) == set(ALL) for epoch in whole)
+    firsts = np.bincount(whole[:, 0], minlength=38)
+    assert (firsts > 0).sum() > 25  # 35 expected
+
+
+def test_a_step_of_an_epoch_is_a_function_of_key_and_step():
+    table, key = pairs.class_table(LABELS, ALL, 1), jax.random.key(3)
+    steps = pairs.sample_steps(key, 0, 20, table, 3, 1)
+    np.testing.assert_array_equal(steps[4:15], pairs.sample_steps(key, 4, 11, table, 3, 1))
+    on_device = jax.jit(lambda step: pairs.sample(key, step, table, 3, 1))
+    for step in (0, 5, 6, 19):
+        np.testing.assert_array_equal(steps[step], on_device(np.int32(step)))
+    with jax.enable_x64(True):
+        ours = pairs.sample_steps(key, 5, 2, table, 3, 1)
+    assert ours.dtype == np.int32
+    np.testing.assert_array_equal(steps[5:7], ours)
+    assert not np.array_equal(steps, pairs.sample_steps(jax.random.key(4), 0, 20, table, 3, 1))
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    table = pairs.class_table(LABELS[:37], ALL[:37], 1)
+    pairs.require_classes(table, 18, 1)
+    with pytest.raises(errors.InputError, match="batch_size: 38 images, and the training set has 37. .* at most 36"):
+        pairs.require_classes(table, 19, 1)
+
+
 def test_too_few_classes_are_named():
     with pytest.raises(
         errors.InputError, match=r"batch_size: 16 images need 8 classes with 2 .* has 7. Lower it to at most 14"
