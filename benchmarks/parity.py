@@ -6,20 +6,21 @@ It makes the comparisons of tests/losses, which fail above 1e-5 and 1e-4 (Smooth
 are compared relative to the recorded value, gradients relative to the largest entry of the recorded gradient.
 """
 
+import importlib
+import os
 import sys
 from pathlib import Path
 
+import checkout  # noqa: F401
 import jax
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/losses")]
-
-import test_batch_losses as batch
-import test_losses as pair
-import test_proxy_losses as proxy
-
 from symm_jax import losses
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+os.chdir(TESTS.parent)  # the records are named from there
+sys.path[:0] = [str(TESTS), str(TESTS / "losses")]
+batch, pair, proxy = (importlib.import_module(f"test_{name}losses") for name in ("batch_", "", "proxy_"))
 
 PAIRS = {
     "triplet (all)": ("triplet_all", losses.triplet_loss, {"margin": 0.3}),
@@ -32,7 +33,8 @@ PAIRS = {
 def compare(ours, theirs):
     """The relative differences of value and gradients."""
     (value, gradients), (expected, expected_gradients) = ours, theirs
-    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in zip(gradients, expected_gradients)]
+    both = zip(gradients, expected_gradients, strict=True)
+    pairs = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in both]
     return (
         abs(float(value) - float(expected)) / max(abs(float(expected)), 1e-7),
         max((np.abs(a - b).max() / max(np.abs(b).max(), 1e-9) for a, b in pairs), default=0.0),
