@@ -70,8 +70,8 @@ def test_shuffled_epochs_go_on_after_a_resume_with_images_on_the_device(tiny, tm
     lines = [metric_log.read(paths.metrics(workdir, "train")) for workdir in (whole, resumed)]
     found = [[line["loss"] for line in some] for some in lines]
     assert len(found[0]) == 4 and min(found[0]) > 0
-    # Rounding turns a gradient over at a tie of max pooling, which changes the last loss by 4e-4. Other images change it
-    # by more than a tenth.
+    # Rounding turns a gradient over at a tie of max pooling, which changes the last loss by 4e-4. The losses of other
+    # images differ by more than a tenth.
     np.testing.assert_allclose(*found, rtol=1e-2)
 
 
