@@ -4,6 +4,7 @@ import concurrent.futures.process
 import contextlib
 import errno
 import functools
+import gc
 import hashlib
 import operator
 import os
@@ -305,7 +306,9 @@ def _require_int32(label: Any, name: str) -> None:
 def _unpickled(source: bytes, token: str) -> Examples:
     """The source. Each process opens its files once for a token."""
     del token
-    return pickle.loads(source)
+    opened = pickle.loads(source)
+    gc.freeze()  # joblib's workers collect garbage every second, and then need not look at what was imported
+    return opened
 
 
 def _to_str(value: bytes | str) -> str:

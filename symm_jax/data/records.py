@@ -5,14 +5,16 @@ import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 
+from symm_jax.data.example_proto import Example
 from symm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds  # takes a second, in every process that decodes
 
 # A record is read in the thread that asks for it. Without this, array_record starts another thread for each, which takes
 # longer than to read a small image.
@@ -40,7 +42,7 @@ class Records:
       DamagedRecords: a file is missing or cut. Reading an example raises it for a damaged record.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, rows: np.ndarray | None = None):
+    def __init__(self, builder: "tfds.core.DatasetBuilder", split: str, rows: np.ndarray | None = None):
         self._folder = os.fspath(builder.data_path)
         features = cast(Mapping[str, Any], builder.info.features)  # a FeaturesDict
         self._names = set(features)
@@ -76,10 +78,9 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self._rows[index])
-        message = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  protobuf makes it at run time
         example = {}
         try:
-            for name, feature in message.FromString(self._read(row)).features.feature.items():
+            for name, feature in Example.FromString(self._read(row)).features.feature.items():
                 values = getattr(feature, feature.WhichOneof("kind")).value
                 example[name] = values[0] if name == "image" or name in self._single else values
         except Exception as error:  # RuntimeError of array_record, DecodeError of protobuf, TypeError, IndexError
