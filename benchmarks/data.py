@@ -8,8 +8,9 @@ from memory, without storing the result. "our loop" does the same with our funct
 one process per core, which is the upper limit of the machine. "prepared" is the decoding of --mode=prepare: it reads
 the records of both splits, decodes and crops in one worker process per core, and writes the arrays. "first" includes
 starting the workers. Each loop decodes so many photographs that it takes about as long as the preparation: the cores of
-a virtual machine are faster in their first second of work than later, above all where both work. The photographs are decoded at their size and enlarged three times, because the published
-photographs are larger than those of copies that were scaled down.
+a virtual machine are faster in their first second of work than later, above all where both work. The photographs are
+decoded at their size and enlarged three times, because the published photographs are larger than those of copies that
+were scaled down.
 
 Feeding: batches of 64 pairs gathered from the memory map and copied to the device, without augmentation.
 

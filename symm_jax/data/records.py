@@ -16,8 +16,8 @@ from symm_jax.errors import InputError
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds  # takes a second, in every process that decodes
 
-# A record is read in the thread that asks for it. Without this, array_record starts another thread for each, which takes
-# longer than to read a small image.
+# A record is read in the thread that asks for it. Without this, array_record hands each one to another thread, which
+# takes longer than to read a small image.
 _OPTIONS, _BUFFER = "readahead_buffer_size:0,max_parallelism:0", 2**15
 _MAX_REASON = 200  # characters of a library's message that are quoted
 
