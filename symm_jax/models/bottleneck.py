@@ -123,7 +123,7 @@ def _wide_images(x, weights, stride):
     padded = _padded(expanded, lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME"))
     size, total = len(kernel), jnp.zeros((), x.dtype)
     for position in np.ndindex(size, size):
-        total = total + _met(padded, position, size, stride) * kernel[position]
+        total = total + _met(padded, position, size, stride) * kernel[position][None, None]
     return expanded, padded, nn.relu6(total + bias.reshape(1, 1, 1, -1))
 
 
@@ -195,7 +195,7 @@ def _input_gradient(dy, kernel, stride, sides):
         total = jnp.zeros((), dy.dtype)
         for i, top in lines(row, before[0]):
             for j, left in lines(column, before[1]):
-                total = total + padded[:, top : top + height, left : left + width] * kernel[i, j]
+                total = total + padded[:, top : top + height, left : left + width] * kernel[i, j][None, None]
         return total
 
     phases = range(stride)
