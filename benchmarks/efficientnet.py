@@ -28,6 +28,7 @@ from symm_jax.training import batches
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import augment_batch, create_state, pmap_train_step
 
+
 def ours(pairs: int, size: int) -> tuple[Callable, Callable, tuple]:
     """The step and the forward pass, without arguments; and the images, weights and loss of the first batch."""
     config = default.get_config()
