@@ -14,7 +14,8 @@ from symm_jax.losses import mining, pair_loss
 from symm_jax.losses.candidates import Rule
 from symm_jax.losses.mining import PairPoints
 from symm_jax.queues import Queue
-from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis import Metrix, SiMix, Synthesis, mixtures
+from symm_jax.synthesis.mixtures import MixedRows, Mixture
 
 Embeddings = Float[ArrayLike, "n dim"] | Float[ArrayLike, "n 2 dim"]
 Labels = Integer[ArrayLike, " n"] | None
@@ -38,6 +39,7 @@ class Ids(NamedTuple):
     positives: jax.Array | None = None  # (n, N) bool
     keys: jax.Array | None = None  # (n, ...) key data
     winners: jax.Array | None = None  # (n, N) uint8, if the values are stored
+    shares: jax.Array | None = None  # (n, 2), see MixedRows
 
 
 class Past(NamedTuple):
@@ -54,7 +56,8 @@ class Batch(NamedTuple):
     items: Images | PairPoints
     ids: Ids
     past: Past | None
-    own: jax.Array | None  # (n,), the value of each pair with itself; None without a synthesis
+    mixed: MixedRows | None
+    own: jax.Array | None  # (n,), the value of each pair with itself; None for images
     rule: Rule
     with_winners: bool
     block_size: int | None
@@ -66,7 +69,7 @@ def prepare(
     labels: ArrayLike | None,
     *,
     positives: ArrayLike | None,
-    synthesis: Synthesis | None,
+    synthesis: Synthesis | Mixture | None,
     queue: Queue | None,
     l2_normalize: bool,
     candidates: str,
@@ -74,38 +77,54 @@ def prepare(
     block_size: int | None,
     axis_name: str | None,
     distance: bool = False,
+    weighted: bool = False,
 ) -> Batch:
-    """Checks the arguments of a batch loss. With `distance`, values are closenesses -|x - y|^2 / 2.
+    """Checks the arguments of a batch loss, and applies its synthesis.
+
+    `distance` makes values closenesses -|x - y|^2 / 2. `weighted` says that the loss takes Metrix: its formulas work
+    with weights instead of masks.
 
     Raises:
       ValueError: shapes, dtypes or options do not fit.
     """
-    pair_loss.check_options(synthesis, l2_normalize, with_winners, block_size)
+    mixture = synthesis if isinstance(synthesis, Mixture) else None
+    plane = None if isinstance(synthesis, Mixture) else synthesis
+    pair_loss.check_options(plane, l2_normalize, with_winners, block_size)
+    _check_mixture(mixture, positives, weighted)
     x = dtypes.to_device(embeddings, "embeddings")
-    _check_embeddings(x, synthesis)
+    _check_embeddings(x, plane)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if l2_normalize:
         x = similarity.normalize(x)
     ids = _number_items(len(x), labels, positives, axis_name)
-    past = None if queue is None else _read_queue(queue, x, positives, synthesis, l2_normalize)
-    if synthesis is not None:
-        points = mining.create_points(x[:, 0], x[:, 1], synthesis)
+    past = None if queue is None else _read_queue(queue, x, positives, plane, l2_normalize)
+    if plane is not None:
+        points = mining.create_points(x[:, 0], x[:, 1], plane)
         pairs = pair_loss.lookup_pairs(candidates, points.products.shape[1])
         own = -0.5 * pair_loss.squared_distance(points) if distance else points.products[:, 0, 1]
-        return Batch(points, ids, past, own, Rule(pairs, distance=distance), with_winners, block_size, axis_name)
+        return Batch(points, ids, None, None, own, Rule(pairs, distance=distance), with_winners, block_size, axis_name)
     if x.ndim == 3:
-        x, ids = x.reshape(2 * len(x), -1), _split_pairs(ids)
-    half_square = 0.5 * jnp.sum(x * x, axis=1)  # constant, if normalised
-    items = Images(x, jax.lax.stop_gradient(half_square) if l2_normalize else half_square)
+        x, ids = _split_pairs(x, ids)
+    mixed = None
+    if isinstance(mixture, SiMix):  # each image and its virtual image are next to each other, on any number of devices
+        virtual, alone = mixtures.create_virtual(mixture, x, ids.label, ids.position, axis_name)
+        x, ids = _split_pairs(jnp.stack([x, virtual], axis=1), ids)
+        copied = jnp.repeat(alone, 2)  # at one position, so that an image and its copy are not compared
+        ids = ids._replace(position=jnp.where(copied, ids.position // 2 * 2, ids.position))
+    elif mixture is not None:
+        mixed = mixtures.draw_mixed_rows(mixture, x, ids.label, ids.position, axis_name, distance=distance)
+    half_square = 0.5 * jnp.sum(x * x, axis=1)
+    constant = l2_normalize and not isinstance(mixture, SiMix)
+    items = Images(x, jax.lax.stop_gradient(half_square) if constant else half_square)
     pair_loss.lookup_pairs(candidates, 2)
-    return Batch(items, ids, past, None, Rule((), distance=distance), with_winners, block_size, axis_name)
+    return Batch(items, ids, past, mixed, None, Rule((), distance=distance), with_winners, block_size, axis_name)
 
 
-def _read_queue(queue: Any, x: jax.Array, positives: Any, synthesis: Any, l2_normalize: bool) -> Past:
-    if synthesis is not None:
+def _read_queue(queue: Any, x: jax.Array, positives: Any, plane: Any, l2_normalize: bool) -> Past:
+    if plane is not None:
         raise ValueError(
             "a queue holds images, not pairs, so it does not go with points in the plane of a pair: leave out queue, "
-            f"or synthesis {synthesis!r}"
+            f"or synthesis {plane!r}"
         )
     if positives is not None:
         raise ValueError("positives say nothing about the images of a queue; give labels (n,) with a queue")
@@ -146,22 +165,37 @@ def _number_items(n: int, labels: Any, positives: Any, axis_name: str | None) ->
     return Ids(position, position, jnp.asarray(positives))
 
 
-def _split_pairs(ids: Ids) -> Ids:
-    """Numbers the images of pairs (n,) as images (2 n,)."""
+def _split_pairs(pairs: jax.Array, ids: Ids) -> tuple[jax.Array, Ids]:
+    """The images of pairs (n, 2, dim), as (2 n, dim), and their ids."""
+    x = pairs.reshape(2 * len(pairs), -1)
     position = jnp.stack([2 * ids.position, 2 * ids.position + 1], axis=1).reshape(-1)
     if ids.positives is None:
-        return Ids(jnp.repeat(ids.label, 2), position)
+        return x, Ids(jnp.repeat(ids.label, 2), position)
     itself = ids.position[:, None] == jnp.arange(ids.positives.shape[1])[None, :]
-    return Ids(position, position, jnp.repeat(jnp.repeat(ids.positives | itself, 2, axis=0), 2, axis=1))
+    return x, Ids(position, position, jnp.repeat(jnp.repeat(ids.positives | itself, 2, axis=0), 2, axis=1))
 
 
-def _check_embeddings(x: jax.Array, synthesis: Synthesis | None) -> None:
+def _check_mixture(mixture: Mixture | None, positives: Any, weighted: bool) -> None:
+    if mixture is None:
+        return
+    name = type(mixture).__name__
+    if positives is not None:
+        raise ValueError(f"{name} mixes images of one class, so it needs labels instead of positives")
+    if isinstance(mixture, Metrix):
+        if not weighted:
+            pair_loss.refuse(mixture)
+        pair_loss.check_number("alpha", mixture.alpha, above=0)
+        pair_loss.check_number("positive_weight", mixture.positive_weight)
+        pair_loss.check_number("anchor_weight", mixture.anchor_weight)
+
+
+def _check_embeddings(x: jax.Array, plane: Synthesis | None) -> None:
     if not x.size or not (x.ndim == 2 or (x.ndim == 3 and x.shape[1] == 2)):
         raise ValueError(f"embeddings must be (n, dim), or (n, 2, dim) for pairs, and not empty; got {x.shape}")
-    if synthesis is not None and x.ndim == 2:
+    if plane is not None and x.ndim == 2:
         raise ValueError(
-            f"a synthesis needs pairs: embeddings (n, 2, dim), the anchor and the positive of each pair, with labels "
-            f"(n,); got {x.shape}"
+            "a synthesis of points needs pairs: embeddings (n, 2, dim), the anchor and the positive of each pair, with "
+            f"labels (n,); got {x.shape}"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"embeddings must have a floating dtype, got {x.dtype}")

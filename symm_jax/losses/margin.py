@@ -13,6 +13,7 @@ from symm_jax.losses.batch import Batch, Embeddings, Labels, Loss, Positives, Wi
 from symm_jax.losses.rows import Mean, Row
 from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis.mixtures import Mixture
 
 _NEAREST, _FARTHEST = 0.5, 1.4  # distances of the sampled negatives: nearer ones are taken as this near
 
@@ -26,7 +27,7 @@ def margin_loss(
     mining: str = "all",
     key: Array | None = None,
     positives: Positives = None,
-    synthesis: Synthesis | None = None,
+    synthesis: Synthesis | Mixture | None = None,
     queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
@@ -45,7 +46,8 @@ def margin_loss(
     of points of two classes.
 
     Args:
-      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis of points
+        needs pairs.
       labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
         of JAX are an error.
       margin: distance from beta at which a term becomes 0, 0 or more.
@@ -56,7 +58,7 @@ def margin_loss(
       key: PRNG key of the sampling. The sample does not depend on the number of devices.
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix. None: the originals only.
       queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
         cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points.
       l2_normalize: compare embeddings of unit norm.

@@ -8,6 +8,7 @@ from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, 
 from symm_jax.losses.rows import Mean, Row
 from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis.mixtures import Mixture
 
 
 def multi_similarity_loss(
@@ -20,7 +21,7 @@ def multi_similarity_loss(
     mining: str = "all",
     epsilon: float = 0.1,
     positives: Positives = None,
-    synthesis: Synthesis | None = None,
+    synthesis: Synthesis | Mixture | None = None,
     queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
@@ -40,7 +41,8 @@ def multi_similarity_loss(
     classes.
 
     Args:
-      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis of points
+        needs pairs.
       labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
         of JAX are an error.
       alpha: weight of the positives' exponents, above 0.
@@ -48,11 +50,11 @@ def multi_similarity_loss(
       base: the similarity that separates positives from negatives, 0 or more.
       mining: "all" pairs; or "hard", the paper's miner. It keeps a negative that is more similar than the least similar
         positive - epsilon, and a positive that is less similar than the most similar negative + epsilon. A row without
-        either keeps its other term.
+        either keeps its other term. It keeps all mixtures of Metrix.
       epsilon: margin of the miner, 0 or more.
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix or Metrix. None: the originals only.
       queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
         cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points.
       l2_normalize: compare embeddings of unit norm.
@@ -91,14 +93,15 @@ def multi_similarity_loss(
         with_winners=with_winners,
         block_size=block_size,
         axis_name=axis_name,
+        weighted=True,
     )
 
     def formula(row: Row) -> Mean:
         s, positive, negative = row.values, row.positive, row.negative
         if mining == "hard":
-            least_positive = jnp.min(jnp.where(positive, s, jnp.inf), axis=1, keepdims=True)
-            most_negative = jnp.max(jnp.where(negative, s, -jnp.inf), axis=1, keepdims=True)
-            positive, negative = positive & (s - epsilon < most_negative), negative & (s + epsilon > least_positive)
+            least_positive = jnp.min(jnp.where(positive != 0, s, jnp.inf), axis=1, keepdims=True)
+            most_negative = jnp.max(jnp.where(negative != 0, s, -jnp.inf), axis=1, keepdims=True)
+            positive, negative = positive * (s - epsilon < most_negative), negative * (s + epsilon > least_positive)
         pull = jax.nn.softplus(rows.log_sum_exp(-alpha * (s - base), positive)) / alpha
         push = jax.nn.softplus(rows.log_sum_exp(beta * (s - base), negative)) / beta
         return rows.mean(pull + push, jnp.ones(len(s), bool))

@@ -7,6 +7,7 @@ from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, 
 from symm_jax.losses.rows import Mean, Row
 from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis.mixtures import Mixture
 
 
 def ntxent_loss(
@@ -15,7 +16,7 @@ def ntxent_loss(
     *,
     temperature: float = 0.07,
     positives: Positives = None,
-    synthesis: Synthesis | None = None,
+    synthesis: Synthesis | Mixture | None = None,
     queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
@@ -34,13 +35,14 @@ def ntxent_loss(
     classes.
 
     Args:
-      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis of points
+        needs pairs.
       labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
         of JAX are an error.
       temperature: divides the similarities, above 0.
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix. None: the originals only.
       queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
         cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points.
       l2_normalize: compare embeddings of unit norm.

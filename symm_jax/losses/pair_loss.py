@@ -215,11 +215,18 @@ def check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_s
     """Raises ValueError for a wrong value of an option that pair losses and batch losses share."""
     check_flag("l2_normalize", l2_normalize)
     if synthesis is not None and not callable(synthesis):
+        refuse(synthesis)
         raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
     if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
         raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:
-        raise ValueError("with_winners needs a synthesis: without one there are no candidate pairs")
+        raise ValueError("with_winners needs a synthesis of points: without one there are no candidate pairs")
+
+
+def refuse(synthesis: Any) -> None:
+    """Raises ValueError for a synthesis of another kind, with what it goes with."""
+    if place := getattr(synthesis, "place", None):
+        raise ValueError(f"{type(synthesis).__name__} {place}; this loss does not take it")
 
 
 def check_flag(name: str, value: Any) -> None:

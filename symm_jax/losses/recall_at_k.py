@@ -10,6 +10,7 @@ from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, 
 from symm_jax.losses.rows import Mean, Row
 from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis.mixtures import Mixture
 
 
 def recall_at_k_loss(
@@ -20,7 +21,7 @@ def recall_at_k_loss(
     rank_temperature: float = 0.01,
     recall_temperature: float = 1.0,
     positives: Positives = None,
-    synthesis: Synthesis | None = None,
+    synthesis: Synthesis | Mixture | None = None,
     queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
@@ -40,7 +41,8 @@ def recall_at_k_loss(
     class.
 
     Args:
-      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis of points
+        needs pairs.
       labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
         of JAX are an error.
       ks: the numbers k, integers above 0.
@@ -48,7 +50,7 @@ def recall_at_k_loss(
       recall_temperature: width of the sigmoid that counts ranks up to k, above 0.
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix. None: the originals only.
       queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
         cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points. The gallery
         of a query is then the batch and the queue; images of the queue are not queries.

@@ -9,11 +9,13 @@ which of them are positives and which are negatives. A loss is a formula over a 
 
 `mean_over_rows` evaluates it over all rows, stored or in blocks, on one device or several.
 
-Without a synthesis, the items are images. An image is neither a positive nor a negative of itself. With a synthesis,
-the items are pairs. The value of two pairs is that of their hardest two points (mining.py), and the value of a pair
-with itself is that of its two images, which is a positive. A synthesis changes nothing else.
+The items are images. An image is neither a positive nor a negative of itself. With a synthesis of points, the items
+are pairs. The value of two pairs is that of their hardest two points (mining.py), and the value of a pair with itself
+is that of its two images, which is a positive.
 
-With a queue, the rows of images have more columns: those of past images.
+No other option changes a formula either. SiMix adds images. A queue adds columns to the rows of images: past images.
+With Metrix, the formulas see every row once more, mixed: it has the negatives only, and each counts in part as a
+positive and in part as a negative.
 """
 
 import functools
@@ -36,8 +38,8 @@ class Row(NamedTuple):
     """Some rows of a batch, as a formula sees them. All three are (rows, columns)."""
 
     values: jax.Array  # similarity x . y; or the closeness -|x - y|^2 / 2, if the batch compares distances
-    positive: jax.Array  # bool; the item itself is neither positive nor negative
-    negative: jax.Array  # bool
+    positive: jax.Array  # bool; the item itself is neither positive nor negative. Of mixed rows, weights from 0 to 1
+    negative: jax.Array  # likewise
     extra: Any  # what the loss gave to `mean_over_rows`, of these rows
     keys: Any
 
@@ -78,7 +80,9 @@ def mean_over_rows(
         return values, None
 
     def block(wanted, rows, columns, row_ids, column_ids):
-        (items, row_half, own, extra), (columns, column_half, weights), (column_ids, past) = rows, columns, column_ids
+        items, row_half, own, base, extra = rows
+        columns, column_half, weights = columns
+        column_ids, past = column_ids
         values, winners = (items, row_ids.winners) if columns is None else compare(items, columns, past)
         if past is not None:
             column_half, column_ids = _append_past(column_half, column_ids, past)
@@ -92,6 +96,8 @@ def mean_over_rows(
             compared = ~itself if past is None else ~itself & (column_ids.position != _EMPTY)[None, :]
         row = Row(values, same & compared, ~same & compared, extra, row_ids.keys)
         means = [formula(row) for formula in formulas]
+        if base is not None:
+            means += [formula(_mix(row, base, row_ids.shares)) for formula in formulas]
         total, counts, won = jnp.zeros((), values.dtype), None, None
         if "total" in wanted:
             total = sum((weight * mean.total for weight, mean in zip(weights, means, strict=True)), total)
@@ -114,40 +120,53 @@ def mean_over_rows(
         rows, winners = compare(rows, columns, past)
         columns, row_ids = None, row_ids._replace(winners=winners)
         size = max(1, devices.block_sizes().loss_entries // number)
-    rows, columns = (rows, row_half, batch.own, extra), (columns, column_half)
+    base, factors = None, jnp.ones(len(formulas), jax.tree.leaves(rows)[0].dtype)
+    if batch.mixed is not None:
+        base, row_ids = batch.mixed.value, row_ids._replace(shares=batch.mixed.shares)
+        factors = jnp.concatenate([factors, batch.mixed.weight * factors])
+    rows, columns = (rows, row_half, batch.own, base, extra), (columns, column_half)
 
     def add(wanted, rows, columns, weights):
         function = functools.partial(block, wanted)
         return similarity.sum_over_row_blocks(function, rows, (*columns, weights), row_ids, (column_ids, past), size)
 
-    weights = jnp.ones(len(formulas), jax.tree.leaves(rows)[0].dtype)
-    if len(formulas) == 1:
-        total, (counts, winners) = add(("total", "counts"), rows, columns, weights)
+    if len(factors) == 1:
+        total, (counts, winners) = add(("total", "counts"), rows, columns, factors)
         loss = total * _invert(counts, batch.axis_name)[0]
     else:  # count first, so that one gradient has the weights of all means
-        _, (counts, _) = add(("counts",), *jax.lax.stop_gradient((rows, columns)), weights)
-        loss, (_, winners) = add(("total",), rows, columns, _invert(counts, batch.axis_name))
+        _, (counts, _) = add(("counts",), *jax.lax.stop_gradient((rows, columns)), factors)
+        loss, (_, winners) = add(("total",), rows, columns, factors * _invert(counts, batch.axis_name))
     return loss if winners is None else (loss, winners / jnp.maximum(jnp.sum(winners), 1))
 
 
 def mean(values: jax.Array, where: jax.Array) -> Mean:
-    """The mean of the entries `where`."""
-    return Mean(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where, dtype=values.dtype))
+    """The mean of the entries `where`; of mixed rows, of each entry times its weight, where that is above 0."""
+    values = values if where.dtype == bool else where * values
+    return Mean(jnp.sum(jnp.where(where != 0, values, 0)), jnp.sum(where != 0, dtype=values.dtype))
 
 
 def mean_nonzero(values: jax.Array, where: jax.Array) -> Mean:
     """The mean of those entries `where` that are above 0."""
-    return mean(values, where & (values > 0))
+    return mean(values, where * (values > 0))
 
 
 def log_sum_exp(exponents: jax.Array, where: jax.Array) -> jax.Array:
-    """`similarity.log_sum_exp` of each row, (rows,)."""
+    """`similarity.log_sum_exp` of each row, (rows,). Weights of mixed rows multiply e^exponent."""
+    if where.dtype != bool:
+        exponents, where = exponents + jnp.log(jnp.where(where > 0, where, 1)), where > 0
     return similarity.log_sum_exp(exponents, where, axis=1)
 
 
 def to_distance(closeness: jax.Array) -> jax.Array:
     """The distance of each entry, from its closeness."""
     return similarity.root(-2 * closeness)
+
+
+def _mix(row: Row, base: jax.Array, shares: jax.Array) -> Row:
+    """The mixtures of each negative with `base` (rows,), by shares (rows, 2); those of Metrix."""
+    as_positive, as_negative = shares[:, :1], shares[:, 1:]
+    values = as_positive * base[:, None] + as_negative * row.values
+    return row._replace(values=values, positive=row.negative * as_positive, negative=row.negative * as_negative)
 
 
 def _append_past(half: jax.Array | None, ids: Ids, past: Past) -> tuple[jax.Array | None, Ids]:

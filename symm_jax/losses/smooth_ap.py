@@ -7,6 +7,7 @@ from symm_jax.losses.batch import Embeddings, Labels, Loss, Positives, Winners, 
 from symm_jax.losses.rows import Mean, Row
 from symm_jax.queues import Queue
 from symm_jax.synthesis import Synthesis
+from symm_jax.synthesis.mixtures import Mixture
 
 
 def smooth_ap_loss(
@@ -15,7 +16,7 @@ def smooth_ap_loss(
     *,
     temperature: float = 0.01,
     positives: Positives = None,
-    synthesis: Synthesis | None = None,
+    synthesis: Synthesis | Mixture | None = None,
     queue: Queue | None = None,
     l2_normalize: bool = True,
     candidates: str = "product",
@@ -34,13 +35,14 @@ def smooth_ap_loss(
     Time grows with n^2 x the images of the largest class.
 
     Args:
-      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis needs pairs.
+      embeddings: (n, dim) floating, or (n, 2, dim): the anchor and the positive of n pairs. A synthesis of points
+        needs pairs.
       labels: (n,) integer, of the images or of the pairs. Equal labels mean the same class. Labels beyond the integers
         of JAX are an error.
       temperature: width of the sigmoid that replaces the step, above 0.
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
-      synthesis: (anchor, positive) -> coefficients (n, points, 2), or None: the originals only.
+      synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix. None: the originals only.
       queue: past (embeddings (size, dim), labels (size,)) that each row is compared with too, without gradient:
         cross-batch memory (Wang et al., CVPR 2020). It goes with labels, and without a synthesis of points. The gallery
         of a query is then the batch and the queue; images of the queue are not queries.

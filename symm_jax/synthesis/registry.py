@@ -9,6 +9,7 @@ from typing import Any
 
 from symm_jax import signatures
 from symm_jax.synthesis.classes import MemVir, ProxySynthesis
+from symm_jax.synthesis.mixtures import Metrix, SiMix
 from symm_jax.synthesis.plane import check, interpolated, symmetric
 
 SYNTHESES: dict[str, Callable[..., Any]] = {
@@ -16,6 +17,8 @@ SYNTHESES: dict[str, Callable[..., Any]] = {
     "interpolated": interpolated,
     "proxy_synthesis": ProxySynthesis,
     "memvir": MemVir,
+    "simix": SiMix,
+    "metrix": Metrix,
 }
 
 

@@ -29,6 +29,7 @@ LOSSES = {
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 few_losses = pytest.mark.parametrize("name", ["contrastive", "supcon", "recall_at_k"])
+KEY = jax.random.key(0)
 LABELS = np.array([0, 0, 1, 2, 0, 2, 3, 3])
 
 
@@ -183,26 +184,27 @@ def test_a_queue_is_more_columns(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "devices", "labels", "queue"),
+    ("name", "devices", "labels", "options"),
     [
-        ("contrastive", 2, LABELS, None),
-        ("margin", 2, LABELS, None),
-        ("contrastive", 4, LABELS, create_queue(3)),
-        ("ntxent", 4, np.array([0, 0, 1, 2, 3, 4, 5, 6]), None),  # two positives, fewer than devices
+        ("contrastive", 2, LABELS, {"synthesis": synthesis.Metrix(KEY)}),
+        ("margin", 2, LABELS, {"synthesis": synthesis.SiMix(KEY), "mining": "distance_weighted", "key": KEY}),
+        ("contrastive", 4, LABELS, {"queue": create_queue(3)}),
+        ("ntxent", 4, np.array([0, 0, 1, 2, 3, 4, 5, 6]), {}),  # two positives, fewer than devices
     ],
+    ids=["metrix", "simix", "queue", "few positives"],
 )
-def test_split_over_devices_is_the_whole(name, devices, labels, queue):
+def test_split_over_devices_is_the_whole(name, devices, labels, options):
     x = random_embeddings(8, 5)
 
     def share(x, labels):
-        loss = functools.partial(LOSSES[name][0], axis_name="devices", block_size=1, queue=queue)
+        loss = functools.partial(LOSSES[name][0], axis_name="devices", block_size=1, **options)
         value, gradient = jax.value_and_grad(loss)(x, labels)
         return jax.lax.pmean(value, "devices"), gradient
 
     split = [a.reshape(devices, 8 // devices, *a.shape[1:]) for a in (x, labels)]
     values, gradients = jax.pmap(share, axis_name="devices")(*split)
-    whole = jax.jit(jax.value_and_grad(functools.partial(LOSSES[name][0], queue=queue))) if queue else compiled(name)
-    assert_close((values[0], gradients.reshape(x.shape) / devices), whole(x, labels))
+    whole = jax.jit(jax.value_and_grad(functools.partial(LOSSES[name][0], **options)))(x, labels)
+    assert_close((values[0], gradients.reshape(x.shape) / devices), whole)
 
 
 def test_a_mask_split_over_devices_is_the_whole():
@@ -307,7 +309,11 @@ ASYMMETRIC[2, 5] = True
         ((X, None), {"positives": np.eye(7, dtype=bool)}, r"positives must be \(8, 8\) bool, .* got \(7, 7\) bool"),
         ((X, None), {"positives": np.eye(8)}, r"positives must be .* got \(8, 8\) float64"),
         ((X, None), {"positives": ASYMMETRIC}, r"symmetric; 2 entries are not, such as \(2, 5\): True and False"),
-        ((X, LABELS), {"synthesis": synthesis.symmetric}, r"a synthesis needs pairs: embeddings \(n, 2, dim\)"),
+        (
+            (X, LABELS),
+            {"synthesis": synthesis.symmetric},
+            r"a synthesis of points needs pairs: embeddings \(n, 2, dim\)",
+        ),
         ((X, LABELS), {"synthesis": "symmetric"}, "synthesis must be a function, .* got 'symmetric'"),
         ((X, LABELS), {"queue": 4096}, r"queue must be a symm_jax.queues.Queue with .* got int"),
         ((X, LABELS), {"queue": create_queue(3)._replace(entries=(X,))}, r"queue must be .* got \(\(8, 5\),\)"),
