@@ -4,13 +4,17 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 REQUIREMENTS := $(if $(shell command -v nvidia-smi),requirements-cuda.txt,requirements.txt)
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test pytest lint docs install clean
 
 demo: install
 	$(BIN)/python launch.py --config=configs/glyphs_symm_npair.py
 
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+# Side by side: much of the tests' time is waiting for programs that they start.
+test: install
+	@$(MAKE) --no-print-directory -j 2 lint pytest
+
+pytest: install
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

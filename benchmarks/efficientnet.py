@@ -2,7 +2,7 @@
 
     pip install torch  # the peer
     python benchmarks/efficientnet.py             # 32 pairs of 128 px, about two minutes on two cores
-    python benchmarks/efficientnet.py --layers    # value and gradients of the depthwise convolutions, and PyTorch's
+    python benchmarks/efficientnet.py --blocks    # value and gradients of the blocks, and PyTorch's
 
 "ours" is the step that training runs, its augmentation included: see benchmarks/training.py. PyTorch gets images
 without augmentation and makes the same network in channels_last, N-pair loss, penalty (as Adam's weight_decay) and
@@ -11,6 +11,7 @@ its rounds.
 """
 
 import argparse
+import collections
 from collections.abc import Callable
 
 import checkout  # noqa: F401
@@ -22,26 +23,10 @@ from losses import print_row
 from training import PEER, random_batch, rates
 
 from configs import default
-from symm_jax.models import efficientnet_lite, folded
+from symm_jax.models import efficientnet_lite
 from symm_jax.training import batches
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import augment_batch, create_state, pmap_train_step
-
-# Side of the input, channels, side of the kernel, stride and number of the depthwise convolutions at 128 px.
-DEPTHWISE = (
-    (64, 32, 3, 1, 1),
-    (64, 96, 3, 2, 1),
-    (32, 144, 3, 1, 1),
-    (32, 144, 5, 2, 1),
-    (16, 240, 5, 1, 1),
-    (16, 240, 3, 2, 1),
-    (8, 480, 3, 1, 2),
-    (8, 480, 5, 1, 1),
-    (8, 672, 5, 1, 2),
-    (8, 672, 5, 2, 1),
-    (4, 1152, 5, 1, 3),
-    (4, 1152, 3, 1, 1),
-)
 
 
 def ours(pairs: int, size: int) -> tuple[Callable, Callable, tuple]:
@@ -138,34 +123,43 @@ def torch_peer(images: jax.Array, params: dict) -> tuple[Callable, Callable, flo
     return step, forward, loss().item()
 
 
-def layer_table(images: int) -> None:
-    """The depthwise convolutions, value and all gradients, in ms."""
+def block_table(images: int, side: int) -> None:
+    """The blocks, value and all gradients, in ms."""
     rng = np.random.default_rng(0)
-    print_row("depthwise convolution", "ours, ms", f"{PEER}, ms", f"{PEER} / ours")
+    print_row("block", "ours, ms", f"{PEER}, ms", f"{PEER} / ours")
     print_row(*["---"] * 4)
+    shapes, side, channels = collections.Counter(), -(-side // 2), 32
+    for expansion, features, size, stride, count in efficientnet_lite.STAGES:
+        for first in [True] + [False] * (count - 1):
+            shapes[side, channels, expansion, features, size, stride if first else 1] += 1
+            side, channels = -(-side // stride) if first else side, features
     totals = np.zeros(2)
-    for side, channels, size, stride, count in DEPTHWISE:
+    for (side, channels, *options), count in shapes.items():
+        expansion, features, size, stride = options
         x = rng.normal(size=(images, side, side, channels)).astype(np.float32)
-        dy = rng.normal(size=(images, side // stride, side // stride, channels)).astype(np.float32)
-        kernel = rng.normal(size=(size, size, 1, channels)).astype(np.float32)
+        block = efficientnet_lite.Block(*options)
+        params = block.init(jax.random.key(0), x)
+        y = jax.eval_shape(block.apply, params, x)
+        dy = rng.normal(size=y.shape).astype(np.float32)
 
         @jax.jit
-        def run(x, kernel, dy, stride=stride):
-            y, vjp = jax.vjp(lambda x, kernel: folded.depthwise(x, kernel, stride), x, kernel)
+        def run(params, x, dy, block=block):
+            y, vjp = jax.vjp(block.apply, params, x)
             return y, vjp(dy)
 
-        on_device = [jax.device_put(a) for a in (x, kernel, dy)]
-        convolution = Conv({"kernel": kernel, "bias": np.zeros(channels)}, stride).to(memory_format=torch.channels_last)
+        on_device = jax.device_put((params, x, dy))
+        network = Block(jax.device_get(params["params"]), stride).to(memory_format=torch.channels_last)
         leaf, cotangent = (torch.tensor(a).permute(0, 3, 1, 2) for a in (x, dy))
         leaf.requires_grad_()
 
-        def peer(convolution=convolution, leaf=leaf, cotangent=cotangent):
-            return torch.autograd.grad(convolution(leaf), (leaf, convolution.weight), cotangent)
+        def peer(network=network, leaf=leaf, cotangent=cotangent):
+            return torch.autograd.grad(network(leaf), (leaf, *network.parameters()), cotangent)
 
         programs = {"ours": lambda: jax.block_until_ready(run(*on_device)), PEER: peer}  # noqa: B023
-        seconds = np.array([1 / rate for rate in rates(programs, 1, rounds=7).values()])
+        seconds = np.array([1 / rate for rate in rates(programs, 1, rounds=3).values()])
         totals += count * seconds
-        name = f"{count} x {side} px, {channels} channels, {size} x {size}" + ", stride 2" * (stride == 2)
+        name = f"{count} x {side} px, {channels} to {features} channels, expansion {expansion}, {size} x {size}"
+        name += ", stride 2" * (stride == 2)
         print_row(name, *[f"{1e3 * s:.1f}" for s in seconds], f"{seconds[1] / seconds[0]:.2f}")
     print_row("all", *[f"{1e3 * s:.1f}" for s in totals], f"{totals[1] / totals[0]:.2f}")
 
@@ -175,12 +169,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--layers", action="store_true", help="the table of depthwise convolutions instead")
+    parser.add_argument("--blocks", action="store_true", help="the table of blocks instead")
     arguments = parser.parse_args()
     count = 2 * arguments.pairs
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}, {count} images\n")
-    if arguments.layers:
-        layer_table(count)
+    if arguments.blocks:
+        block_table(count, arguments.size)
         return
     step, forward, (images, params, loss) = ours(arguments.pairs, arguments.size)
     peer_step, peer_forward, peer_loss = torch_peer(images, params)

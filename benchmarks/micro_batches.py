@@ -1,8 +1,8 @@
 """Memory of a training step whose network sees a part of the batch at a time (`config.micro_batch`).
 
-    python benchmarks/micro_batches.py           # compiles for the CPU and runs nothing; minutes
-    python benchmarks/micro_batches.py --h100    # for an H100, without one: see compile_counts.py
-    python benchmarks/micro_batches.py --run=512 # runs one step of 512 images, and prints the peak of this process
+    python benchmarks/micro_batches.py            # compiles for the CPU and runs nothing; minutes
+    python benchmarks/micro_batches.py --h100     # for an H100, without one: see compile_counts.py
+    python benchmarks/micro_batches.py --run=512  # runs one step of 512 images, and prints the peak of this process
 
 GoogLeNet at 227 px, Symm + N-pair, with augmentation and Adam, on one device, as XLA's compiler reports it:
 
@@ -14,13 +14,8 @@ GoogLeNet at 227 px, Symm + N-pair, with augmentation and Adam, on one device, a
 
 import argparse
 import functools
-import os
 import resource
-import sys
 from typing import Any
-
-if "--h100" in sys.argv:
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the plugin would look for a card, and be dropped
 
 import checkout  # noqa: F401
 import compile_counts
@@ -101,6 +96,7 @@ def peak() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=int, nargs="*", default=BATCHES, help="images of each batch to compile")
     parser.add_argument("--h100", action="store_true", help="compile for an H100")
     parser.add_argument("--run", type=int, default=0, metavar="IMAGES", help="run one step of so many images")
     arguments = parser.parse_args()
@@ -109,7 +105,7 @@ def main() -> None:
     print(f"compiled for {'an H100' if arguments.h100 else 'the CPU'}, jax {jax.__version__}; nothing ran\n")
     print_row("images of a batch", "micro_batch", "images, MB", "embeddings, MB", "state, MB", "temporaries, MB")
     print_row(*["---"] * 6)
-    for images in BATCHES:
+    for images in arguments.images:
         state = jax.eval_shape(functools.partial(create_state, recipe_of(images)))
         parts = batch_of(images).images, jax.ShapeDtypeStruct((images, 512), jnp.float32), state
         row = [f"{size(part) / 1e6:,.1f}" for part in parts] + [f"{temporaries(images, arguments.h100) / 1e6:,.0f}"]

@@ -59,7 +59,7 @@ def small_recipe(*names, synthesis=""):
     config = default.get_config()
     config.losses = tuple({"name": name} | ({"synthesis": synthesis} if synthesis else {}) for name in names)
     config.model.dim = 8
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate, config.optimizer.proxy_rate = 1e-2, 1.0  # proxies move as far as the rest
     return create_recipe(config)._replace(model=MODEL, augment=brighten)
 
 

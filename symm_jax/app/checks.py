@@ -1,5 +1,6 @@
 """Checks of a whole config before anything is built."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -115,7 +116,7 @@ def _require_losses_of_any_images(config: ml_collections.ConfigDict) -> None:
         kind = synthesis.get("name") if isinstance(synthesis, Mapping) else synthesis
         if name in losses.LOSSES and not contract.takes_batch(losses.LOSSES[name]):
             raise InputError(f"config.losses: {name!r} compares two images of one class in each row. {advice}")
-        if kind in tuple(SYNTHESES):
+        if isinstance(kind, str) and inspect.isfunction(SYNTHESES.get(kind)):  # of points: see synthesis/registry.py
             raise InputError(
                 f"config.losses: the synthesis {kind!r} of {name!r} makes points from two images of one class. "
                 f"{advice}, without this synthesis"

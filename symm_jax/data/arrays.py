@@ -4,13 +4,13 @@ import concurrent.futures.process
 import contextlib
 import errno
 import functools
+import gc
 import hashlib
 import operator
 import os
 import pickle
 import secrets
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -22,12 +22,15 @@ import tqdm
 
 from symm_jax import errors, files
 from symm_jax.data import decode, manifest, names, workers
+from symm_jax.data.checksums import crc32
 from symm_jax.data.names import NUMBERS, Names
 from symm_jax.errors import InputError
 
 _VERSION = 3  # version of the stored arrays; increase it when decoding changes
 _CHUNK = 64  # largest number of images that a worker gets at a time
 _LAST_CHUNK = 4  # smallest number, of the last ones, so that all workers end at about the same time
+_WRITTEN_AT_ONCE = 4  # images; more would not fit the caches of a core
+_MEMORY = 2**26  # bytes in which a worker decodes one image after the other; larger images get memory of their own
 _MIN_FOR_WORKERS = 300  # fewer images are decoded in this process, because workers take a second to start
 
 
@@ -266,11 +269,12 @@ def _decode_range(
     source, side = opener(), options.side
     faults, labels, short_side_ratio, query = [], [], np.ones((len(rows), 2), np.float32), []
     digests, checksums, filenames = [], [], []
+    memory, block = np.empty(_MEMORY, np.uint8), np.empty((_WRITTEN_AT_ONCE, side, side, 3), np.uint8)
     # Not a memory map, where each new page costs more than decoding it.
     with open(path, "r+b") if path else contextlib.nullcontext() as file:
         if file:
             file.seek(offset + rows.start * side * side * 3)
-        for ratios, row in zip(short_side_ratio, rows, strict=True):
+        for i, (ratios, row) in enumerate(zip(short_side_ratio, rows, strict=True)):
             example = source[row]
             name = _to_str(example["filename"])
             filenames.append(name)
@@ -279,15 +283,15 @@ def _decode_range(
             digests.append(int.from_bytes(hashlib.sha256(example["image"]).digest()[:8]))
             try:
                 _require_int32(example["label"], name)
-                image = decode.decode(example["image"], name, orient=options.orient)
+                image = decode.decode(example["image"], name, orient=options.orient, memory=memory)
                 image = decode.crop(image, example["box"], name) if options.crop else image
             except InputError as error:
                 faults.append(str(error))
                 continue
-            pixels = decode.resize_to_square(image, side).data
-            checksums.append(zlib.crc32(pixels))
-            if file:
-                file.write(pixels)
+            last = i % len(block)
+            checksums.append(crc32(decode.resize_to_square(image, side, out=block[last])))
+            if file and (last + 1 == len(block) or i + 1 == len(rows)):
+                file.write(block[: last + 1])
             height, width = image.shape[:2]
             ratios[:] = min(height, width) / height, min(height, width) / width
     return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests, checksums, filenames
@@ -302,7 +306,9 @@ def _require_int32(label: Any, name: str) -> None:
 def _unpickled(source: bytes, token: str) -> Examples:
     """The source. Each process opens its files once for a token."""
     del token
-    return pickle.loads(source)
+    opened = pickle.loads(source)
+    gc.freeze()  # joblib's workers collect garbage every second, and then need not look at what was imported
+    return opened
 
 
 def _to_str(value: bytes | str) -> str:

@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it warns; here the image is rejected
 
 
-def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
+def decode(encoded: bytes, name: str, *, orient: bool = False, memory: np.ndarray | None = None) -> np.ndarray:
     """Decodes an image. If it has several frames, the first is used.
 
     Grey becomes three equal channels and 16 bits become 8. Palettes and CMYK are converted without colour profiles.
@@ -31,6 +31,8 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
       name: the image's name, for messages.
       orient: rotate the image by its EXIF orientation. Images of benchmarks are not rotated: other implementations do
         not rotate them, and their boxes refer to the stored pixels.
+      memory: (bytes,) uint8. An image that has room in it may be stored there, which is faster than fresh memory. The
+        image is then valid until the next one is stored there.
 
     Returns:
       (height, width, 3) uint8 RGB.
@@ -39,14 +41,14 @@ def decode(encoded: bytes, name: str, *, orient: bool = False) -> np.ndarray:
       InputError: the image is damaged, has another format, or has more than MAX_PIXELS.
     """
     orient = orient and _may_have_orientation(encoded)
-    if not orient and (pixels := _decode_flawless_jpeg(encoded)) is not None:
+    if not orient and (pixels := _decode_flawless_jpeg(encoded, memory)) is not None:
         return pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
                 upright = orient and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) == 1
-                if upright and (pixels := _decode_flawless_jpeg(encoded)) is not None:
+                if upright and (pixels := _decode_flawless_jpeg(encoded, memory)) is not None:
                     return pixels
                 return np.asarray(_to_rgb(PIL.ImageOps.exif_transpose(image) if orient else image))
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
@@ -77,17 +79,18 @@ def crop(image: np.ndarray, box: Sequence[int], name: str) -> np.ndarray:
     return image
 
 
-def resize_to_square(image: np.ndarray, side: int) -> np.ndarray:
-    """Resizes (height, width, 3) uint8 to a square. Each pixel is the mean of the area that it covers."""
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+def resize_to_square(image: np.ndarray, side: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Resizes (height, width, 3) uint8 to a square, into `out` if given. A pixel is the mean of the area it covers."""
+    return cv2.resize(image, (side, side), dst=out, interpolation=cv2.INTER_AREA)
 
 
-def _decode_flawless_jpeg(encoded: bytes) -> np.ndarray | None:
+def _decode_flawless_jpeg(encoded: bytes, memory: np.ndarray | None) -> np.ndarray | None:
     """Pillow's pixels, decoded faster; None for other formats and for every flaw, which Pillow then judges."""
     with contextlib.suppress(ValueError):  # it is not a JPEG, or it has a flaw
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
         if colours == "YCbCr" and int(height) * int(width) <= MAX_PIXELS:
-            return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
+            has_room = memory is not None and 3 * int(height) * int(width) <= len(memory)
+            return simplejpeg.decode_jpeg(encoded, "RGB", strict=True, buffer=memory if has_room else None)
     return None
 
 

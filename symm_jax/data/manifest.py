@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import zlib
 from pathlib import Path
 
 import joblib
@@ -13,6 +12,7 @@ import numpy as np
 import tqdm
 
 from symm_jax import files
+from symm_jax.data.checksums import crc32
 
 NAME = "manifest.json"
 _BLOCK = 1 << 20  # bytes that a thread reads at a time; larger blocks are slower
@@ -143,7 +143,7 @@ def _row_checksums(path: Path, offset: int, rows: int, nbytes: int) -> np.ndarra
     def verify(start: int) -> int:
         count = min(step, rows - start)
         block = memoryview(os.pread(file.fileno(), count * size, offset + start * size))
-        checksums[start : start + count] = [zlib.crc32(block[i * size : (i + 1) * size]) for i in range(count)]
+        checksums[start : start + count] = [crc32(block[i * size : (i + 1) * size]) for i in range(count)]
         return count
 
     bar = tqdm.tqdm(total=rows, desc="verify images", unit="image", leave=False, dynamic_ncols=True, delay=1)

@@ -156,8 +156,8 @@ def sample_steps(
     if images_per_class == 1:
         per_epoch = steps_per_epoch(table, num_pairs)
         first, last = first_step // per_epoch, (first_step + num_steps - 1) // per_epoch
-        epochs = [_shuffle(key, epoch, table.order)[: per_epoch * 2 * num_pairs] for epoch in range(first, last + 1)]
-        rows = np.concatenate(epochs).reshape(-1, num_pairs, 2)
+        shuffled = (np.asarray(_shuffle(key, epoch, table.order)) for epoch in range(first, last + 1))
+        rows = np.concatenate([x[: per_epoch * 2 * num_pairs] for x in shuffled]).reshape(-1, num_pairs, 2)
         return rows[first_step - first * per_epoch :][:num_steps]
     # Whole multiples of _STEPS, because each number of steps would be compiled again, which takes seconds.
     steps = first_step + np.arange(-(-num_steps // _STEPS) * _STEPS, dtype=np.int32)

@@ -1,16 +1,24 @@
 """Fast random access to the records of a data set that has been built."""
 
+import bisect
+import functools
+import itertools
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source
-from tensorflow_datasets.proto import tf_example_pb2
+from array_record.python import array_record_module
 
+from symm_jax.data.example_proto import Example
 from symm_jax.errors import InputError
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds  # takes a second, in every process that decodes
+
+# A record is read in the thread that asks for it. Without this, array_record hands each one to another thread, which
+# takes longer than to read a small image.
+_OPTIONS, _BUFFER = "readahead_buffer_size:0,max_parallelism:0", 2**15
 _MAX_REASON = 200  # characters of a library's message that are quoted
 
 
@@ -23,7 +31,7 @@ class Records:
 
     The image stays encoded, as bytes. Text is bytes, numbers and booleans are int, boxes are sequences of int.
     The features' own decoding gives the same values and takes several times as long, which matters for small images.
-    The files have checksums, and each record that is read is verified.
+    The files have checksums, and each record that is read is verified. Only one thread at a time may read.
 
     Args:
       builder: a builder whose records have been written.
@@ -34,7 +42,7 @@ class Records:
       DamagedRecords: a file is missing or cut. Reading an example raises it for a damaged record.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, rows: np.ndarray | None = None):
+    def __init__(self, builder: "tfds.core.DatasetBuilder", split: str, rows: np.ndarray | None = None):
         self._folder = os.fspath(builder.data_path)
         features = cast(Mapping[str, Any], builder.info.features)  # a FeaturesDict
         self._names = set(features)
@@ -43,13 +51,24 @@ class Records:
         try:
             info = builder.info.splits[split]
             # The whole files, because a damaged dataset_info.json may name only a part of them.
-            self._source = array_record_data_source.ArrayRecordDataSource([os.fspath(path) for path in info.filepaths])
+            self._paths = [os.fspath(path) for path in info.filepaths]
+            self._ends = list(itertools.accumulate(reader.num_records() for reader in self._readers))
             expected = info.num_examples
         except Exception as error:  # RuntimeError, ValueError, KeyError and others, as the two libraries happen to
             raise self._damaged(error) from error
-        if len(self._source) != expected:
-            raise self._damaged(f"the {split} split has {len(self._source)} records instead of {expected}")
+        if self._ends[-1:] != [expected]:
+            raise self._damaged(f"the {split} split has {sum(self._ends[-1:])} records instead of {expected}")
         self._rows = range(expected) if rows is None else rows
+
+    @functools.cached_property
+    def _readers(self) -> list[Any]:
+        return [
+            array_record_module.ArrayRecordReader(path, options=_OPTIONS, file_reader_buffer_size=_BUFFER)
+            for path in self._paths
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_readers"}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -59,10 +78,9 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self._rows[index])
-        message = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  protobuf makes it at run time
         example = {}
         try:
-            for name, feature in message.FromString(self._source[row]).features.feature.items():
+            for name, feature in Example.FromString(self._read(row)).features.feature.items():
                 values = getattr(feature, feature.WhichOneof("kind")).value
                 example[name] = values[0] if name == "image" or name in self._single else values
         except Exception as error:  # RuntimeError of array_record, DecodeError of protobuf, TypeError, IndexError
@@ -72,6 +90,12 @@ class Records:
         if not 0 <= example["label"] < self._num_classes:
             raise self._damaged(f"record {row} has label {example['label']} of {self._num_classes} classes")
         return example
+
+    def _read(self, row: int) -> bytes:
+        file = bisect.bisect_right(self._ends, row)
+        reader = self._readers[file]
+        reader.seek(row - (self._ends[file - 1] if file else 0))
+        return reader.read()
 
     def _damaged(self, reason: Any) -> DamagedRecords:
         words = " ".join(str(reason).split())[:_MAX_REASON]

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from symm_jax.dtypes import to_device
-from symm_jax.models import folded, torchfile
+from symm_jax.models import bottleneck, folded, torchfile
 
 # Stages: expansion, channels, side of the depthwise kernel, stride of the first block, blocks.
 STAGES = (
@@ -38,6 +38,20 @@ _NAMES = {
 }
 
 
+class Weights(nn.Module):
+    """Kernel HWIO and bias of a convolution, whose shape is that of the kernel."""
+
+    shape: tuple[int, int, int, int]
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> bottleneck.Weights:
+        kernel = self.param("kernel", nn.initializers.he_normal(), self.shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],), self.param_dtype)
+        return jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)
+
+
 class Block(nn.Module):
     """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection; plus the input if the shapes agree."""
 
@@ -50,13 +64,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y, wide = x, x.shape[-1] * self.expansion
+        channels, wide = x.shape[-1], x.shape[-1] * self.expansion
+        shapes = {"depthwise": (self.size, self.size, 1, wide), "project": (1, 1, wide, self.features)}
         if self.expansion > 1:
-            y = nn.relu6(folded.FoldedConv(wide, 1, **dtypes, name="expand")(y))
-        y = nn.relu6(folded.FoldedConv(wide, self.size, self.stride, depthwise=True, **dtypes, name="depthwise")(y))
-        y = folded.FoldedConv(self.features, 1, **dtypes, name="project")(y)
-        return x + y if x.shape == y.shape else y
+            shapes["expand"] = (1, 1, channels, wide)
+        weights = {name: Weights(shape, self.dtype, self.param_dtype, name=name)() for name, shape in shapes.items()}
+        return bottleneck.inverted_bottleneck(x, weights, self.stride)
 
 
 class EfficientNetLite0(nn.Module):

@@ -4,8 +4,6 @@ A batch norm that only applies its running statistics is a scale and a shift of 
 are one convolution with bias, and the network is a pure function of one tree of parameters.
 """
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,11 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float
 
-from symm_jax import devices
 from symm_jax.dtypes import to_float32
 from symm_jax.errors import InputError
 
-Images = Float[Array, "n height width channels"]
-ImagesOut = Float[Array, "n height_out width_out channels"]
-Kernel = Float[Array, "size size 1 channels"]
-
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _NORM = ("weight", "bias", "running_mean", "running_var")
-# The gradient of a depthwise kernel is summed over so many images at a time, and output pixels of each. More pixels
-# lengthen compilation.
-_IMAGES, _PIXELS = 4, 64
 
 
 class FoldedConv(nn.Module):
@@ -42,7 +32,6 @@ class FoldedConv(nn.Module):
       size: side of the kernel.
       stride: stride in both directions.
       padding: an argument of `lax.conv_general_dilated`. "SAME" is TensorFlow's, which is asymmetric at stride 2.
-      depthwise: whether each channel is convolved separately; `features` must then equal the number of input channels.
       norm: creates a module, named "norm", that replaces the bias.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -52,18 +41,15 @@ class FoldedConv(nn.Module):
     size: int
     stride: int = 1
     padding: Any = "SAME"
-    depthwise: bool = False
     norm: Callable[..., nn.Module] | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "n height width channels"]) -> Float[Array, "n height_out width_out features"]:
-        shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
+        shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape, self.param_dtype), self.dtype)
-        if self.depthwise:
-            y = depthwise(x, kernel, self.stride)
-        elif self.size == 1:
+        if self.size == 1:
             # A slice, where indexing would be a gather, which other formats of networks lack.
             y = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, self.stride, self.stride, 1))
             y = jnp.einsum("nhwi,io->nhwo", y, kernel[0, 0])
@@ -74,99 +60,6 @@ class FoldedConv(nn.Module):
             return self.norm(name="norm")(y)
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), self.dtype)
         return y + bias.reshape(1, 1, 1, -1)
-
-
-def depthwise(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
-    """Convolves each channel separately, padded as TensorFlow's "SAME".
-
-    Args:
-      x: the images.
-      kernel: one weight per position and channel.
-      stride: stride in both directions.
-
-    Returns:
-      (n, ceil(height / stride), ceil(width / stride), channels).
-    """
-    # XLA's grouped convolution is fast on a GPU, and about twenty times slower than the shifted sum on a CPU.
-    return (depthwise_shifted if devices.platform() == "cpu" else depthwise_grouped)(x, kernel, stride)
-
-
-def depthwise_grouped(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
-    """`depthwise` as one convolution with one group per channel."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=_NHWC, feature_group_count=x.shape[-1]
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_shifted(x: Images, kernel: Kernel, stride: int) -> ImagesOut:
-    """`depthwise` as a sum of shifted images, each times one weight per channel. Has no forward-mode derivative."""
-    return _shifted(x, kernel, stride)
-
-
-def _shifted(x: Array, kernel: Array, stride: int) -> Array:
-    size = kernel.shape[0]
-    x, total = _padded(x, size, stride), jnp.zeros((), x.dtype)
-    for position, weight in zip(np.ndindex(size, size), kernel.reshape(size**2, 1, 1, 1, -1), strict=True):
-        total = total + _window(x, position, size, stride) * weight
-    return total
-
-
-def _window(x: Array, position: tuple[int, int], size: int, stride: int) -> Array:
-    """The pixels of padded images that meet one position of the kernel."""
-    rows, columns = (slice(i, x.shape[a] - size + 1 + i, stride) for a, i in enumerate(position, start=1))
-    return x[:, rows, columns]
-
-
-def _padded(x: Array, size: int, stride: int) -> Array:
-    sides = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
-    # Stored, because XLA otherwise tests at every read whether it meets the padding.
-    return jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *sides, (0, 0))))
-
-
-def _forward(x, kernel, stride):
-    return _shifted(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride, residuals, dy):
-    x, kernel = residuals
-    size = kernel.shape[0]
-    if stride == 1 and size % 2:
-        dx = _shifted(dy, kernel[::-1, ::-1], 1)
-    else:
-        (dx,) = jax.vjp(lambda x: _shifted(x, kernel, stride), x)[1](dy)
-
-    return dx, _kernel_gradient(x, dy, size, stride).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _kernel_gradient(x: Array, dy: Array, size: int, stride: int) -> Array:
-    """(size, size, channels): the sum over all output pixels of the inputs that they meet, times their gradient."""
-    (n, height, width, channels), dtype = dy.shape, jnp.promote_types(dy.dtype, jnp.float32)
-    # Few rows of an output image at a time: their terms are one sum, which stays in registers.
-    rows = max(r for r in range(1, height + 1) if height % r == 0 and (r == 1 or r * width <= _PIXELS))
-
-    def add_images(total, images):
-        x, dy = _padded(images[0], size, stride), images[1]
-
-        def add_rows(block, total):
-            row = rows * block
-            inputs = jax.lax.dynamic_slice_in_dim(x, stride * row, stride * (rows - 1) + size, axis=1).astype(dtype)
-            gradients = jax.lax.dynamic_slice_in_dim(dy, row, rows, axis=1)
-            for i, j in np.ndindex(rows, width):
-                met = inputs[:, stride * i : stride * i + size, stride * j : stride * j + size]
-                total = total + met * gradients[:, i, j, None, None]
-            return total
-
-        return jax.lax.fori_loop(0, height // rows, add_rows, total), None
-
-    # Few images at a time: padded, they stay in the caches. The processor's cores share them.
-    group = math.gcd(n, _IMAGES)
-    zeros = jnp.zeros((group, size, size, channels), dtype)
-    total, _ = jax.lax.scan(add_images, zeros, tuple(a.reshape(n // group, group, *a.shape[1:]) for a in (x, dy)))
-    return total.sum(0)
-
-
-depthwise_shifted.defvjp(_forward, _backward)
 
 
 def load(

@@ -5,14 +5,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
+import zlib
 
 import numpy as np
 import photographs
 import pytest
 
 from symm_jax import errors
-from symm_jax.data import arrays, datasets
+from symm_jax.data import arrays, checksums, datasets
 from symm_jax.data.cars196 import Cars196
+from symm_jax.data.example_proto import Example
 from symm_jax.data.inshop import Inshop
 from symm_jax.data.records import Records
 
@@ -44,6 +47,30 @@ def test_records_are_read_as_by_tfds(kind, make, tmp_path):
             assert {**mine, "box": list(mine.get("box", []))} == {**theirs, "box": list(theirs.get("box", []))}
         rows = np.array([2, 0])
         assert [e["filename"] for e in Records(builder, split, rows)] == [expected[i]["filename"] for i in (2, 0)]
+
+
+def test_records_of_several_files_are_read_in_any_order(tmp_path):
+    from array_record.python import array_record_module
+
+    paths = [tmp_path / name for name in ("a", "empty", "b")]
+    for path, labels in zip(paths, [(0, 1, 2), (), (3, 4)], strict=True):
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for label in labels:
+            example = Example()
+            example.features.feature["label"].int64_list.value.append(label)
+            writer.write(example.SerializeToString())
+        writer.close()
+    info = types.SimpleNamespace(
+        features={"label": types.SimpleNamespace(shape=())},
+        splits={"all": types.SimpleNamespace(filepaths=paths, num_examples=5)},
+    )
+    records = Records(types.SimpleNamespace(data_path=tmp_path, info=info), "all", np.array([4, 0, 3, 2, 1]))
+    assert [example["label"] for example in pickle.loads(pickle.dumps(records))] == [4, 0, 3, 2, 1]
+
+
+def test_a_checksum_is_that_of_zlib():
+    content = np.random.default_rng(0).integers(0, 256, (3, 1000), np.uint8)
+    assert [checksums.crc32(row) for row in content] == [zlib.crc32(row) for row in content]
 
 
 def test_a_build_leaves_no_temporary_folder(cars, data_source, tmp_path, monkeypatch):

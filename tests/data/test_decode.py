@@ -88,6 +88,20 @@ def test_a_jpeg_is_rotated_by_exif_or_xmp_and_read_by_pillow_only_with_these(mon
     assert decode.decode(encode(RGB, "jpeg"), "a", orient=True).shape == RGB.shape
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_memory_that_is_used_again_holds_the_same_image(kind):
+    encoded = encode(RGB, kind)
+    expected = decode.decode(encoded, "a")
+    for size in (RGB.size + 5, RGB.size, RGB.size - 1):
+        memory = np.empty(size, np.uint8)
+        image = decode.decode(encoded, "a", memory=memory)
+        np.testing.assert_array_equal(image, expected)
+        assert np.shares_memory(image, memory) == (kind == "jpeg" and size >= RGB.size)
+    out = np.empty((8, 8, 3), np.uint8)
+    assert np.shares_memory(decode.resize_to_square(image, 8, out), out)
+    np.testing.assert_array_equal(out, decode.resize_to_square(image, 8))
+
+
 JPEG = encode(np.repeat(np.repeat(RGB, 20, 0), 20, 1), "jpeg")
 
 

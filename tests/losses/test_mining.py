@@ -125,7 +125,7 @@ def test_a_synthesis_that_returns_something_else_is_refused(function):
         mining.create_points(jnp.ones((5, 3)), jnp.ones((5, 3)), function)
 
 
-@pytest.mark.parametrize(("platform", "rows"), [("cpu", 32), ("gpu", 2048), ("tpu", 2048)])
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", 64), ("gpu", 2048), ("tpu", 2048)])
 def test_a_cpu_has_small_blocks_and_a_gpu_large_ones(platform, rows):
     with devices.traced_for(platform):
         assert mining.square_block_size(4096) == rows

@@ -1,6 +1,5 @@
-"""EfficientNet-Lite0 and ResNet-50 compared with PyTorch; depthwise convolutions; sources of pretrained weights."""
+"""EfficientNet-Lite0 and ResNet-50 compared with PyTorch; blocks by platform; sources of pretrained weights."""
 
-import functools
 import importlib.util
 
 import jax
@@ -12,7 +11,7 @@ import safetensors.numpy
 
 from symm_jax import errors, models
 from symm_jax.app import fields
-from symm_jax.models import folded, resnet, torchfile
+from symm_jax.models import bottleneck, folded, resnet, torchfile
 
 LITE = np.load("tests/data/efficientnet_lite0.npz")
 RESNET = np.load("tests/data/resnet50.npz")
@@ -51,23 +50,34 @@ def test_models_have_an_embedding_on_top_and_compute_in_the_asked_dtype(name, mi
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
 
 
-@pytest.mark.parametrize(("side", "size", "stride"), [(9, 3, 1), (6, 3, 2), (7, 5, 2)])
-def test_both_depthwise_convolutions_agree(side, size, stride):
+@pytest.mark.parametrize(
+    ("side", "size", "stride", "expansion", "features"), [(9, 3, 1, 1, 4), (6, 3, 2, 3, 5), (7, 5, 2, 3, 4)]
+)
+def test_blocks_of_few_images_at_a_time_are_those_of_xla(monkeypatch, side, size, stride, expansion, features):
+    """Two of eight images are handled at a time."""
+    wide = 4 * expansion
+    monkeypatch.setattr(bottleneck, "_ENTRIES", 2 * side * (side + 1) * wide)
     rng = np.random.default_rng(0)
+    shapes = {"depthwise": (size, size, 1, wide), "project": (1, 1, wide, features)}
+    if expansion > 1:
+        shapes["expand"] = (1, 1, 4, wide)
+    weights = {
+        name: tuple(rng.normal(size=s).astype(np.float32) for s in (shape, shape[-1:]))
+        for name, shape in shapes.items()
+    }
     x = rng.normal(size=(8, side, side + 1, 4)).astype(np.float32)
-    kernel = rng.normal(size=(size, size, 1, 4)).astype(np.float32)
 
     def both(function):
-        def loss(x, kernel):
-            y = function(x, kernel, stride)
+        def loss(x, weights):
+            y = function(x, weights, stride)
             return jnp.square(y).sum(), y
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)
 
-    shifted, grouped = (jax.jit(both(f))(x, kernel) for f in (folded.depthwise_shifted, folded.depthwise_grouped))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), shifted, grouped)
-    doubled = jax.pmap(both(folded.depthwise_shifted))(jnp.stack([x, x]), jnp.stack([kernel, kernel]))
-    jax.tree.map(lambda two, one: np.testing.assert_allclose(two[1], one, rtol=1e-4, atol=1e-4), doubled, shifted)
+    few, plain = (jax.jit(both(f))(x, weights) for f in (bottleneck.few_at_a_time, bottleneck.plain))
+    jax.tree.map(assert_close, few, plain)
+    doubled = jax.pmap(both(bottleneck.few_at_a_time))(*jax.tree.map(lambda a: jnp.stack([a, a]), (x, weights)))
+    jax.tree.map(lambda two, one: assert_close(two[1], one), doubled, plain)
 
 
 def test_missing_weights_say_where_to_get_them(monkeypatch, tmp_path):
