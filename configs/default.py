@@ -62,9 +62,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Summed. name: npair, angular, triplet, lifted_structure, contrastive, multi_similarity, supcon, ntxent, circle,
     # margin, smooth_ap, recall_at_k, or a proxy loss of docs/proxy_losses.md; optionally weight (1), synthesis and the
-    # loss's own options, see docs/losses.md. synthesis is "symmetric" or "interpolated", for a proxy loss
-    # "proxy_synthesis" or "memvir", or {"name": ..., its options}. memvir has the options steps and gap, and warm_up:
-    # first steps that are not kept. Batch losses take queue (images of past steps that are kept) and warm_up.
+    # loss's own options, see docs/losses.md. synthesis is "symmetric" or "interpolated", for a batch loss also "simix"
+    # or "metrix", for a proxy loss "proxy_synthesis" or "memvir", or {"name": ..., its options}. memvir has the options
+    # steps, gap and warm_up: first steps that are not kept. Batch losses take queue (images of past steps that are
+    # kept) and warm_up.
     config.losses = ({"name": "npair"},)
 
     config.optimizer = ml_collections.ConfigDict()

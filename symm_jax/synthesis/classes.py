@@ -37,10 +37,11 @@ class ProxySynthesis(NamedTuple):
       alpha: both parameters of the Beta distribution, above 0.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax
       >>> from symm_jax.losses import norm_softmax_loss
-      >>> x, labels = jnp.eye(3), jnp.arange(3)
-      >>> loss = norm_softmax_loss(x, labels, x, synthesis=ProxySynthesis(jax.random.key(0)))
+      >>> def loss(embeddings, labels, proxies, key):
+      ...     return norm_softmax_loss(embeddings, labels, proxies, synthesis=ProxySynthesis(key))
+      >>> loss = jax.jit(loss)
     """
 
     key: Key[Array, ""]
@@ -70,12 +71,14 @@ class MemVir(NamedTuple):
       gap: steps that are left out between two of them, 0 or more.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from symm_jax.losses import norm_softmax_loss
-      >>> x, labels = jnp.eye(3), jnp.arange(3)
+      >>> import jax
       >>> from symm_jax import queues
-      >>> queue = queues.push(queues.create((x, labels, x), 4), (x[None], labels[None], x[None]))
-      >>> loss = norm_softmax_loss(x, labels, x, synthesis=MemVir(queue, steps=4, gap=0))
+      >>> from symm_jax.losses import norm_softmax_loss
+      >>> def loss(embeddings, labels, proxies, queue):
+      ...     value = norm_softmax_loss(embeddings, labels, proxies, synthesis=MemVir(queue, steps=5, gap=1))
+      ...     new = embeddings[None], labels[None], proxies[None]  # one step, to be kept
+      ...     return value, queues.push(queue, new)
+      >>> loss = jax.jit(loss)
     """
 
     queue: Queue

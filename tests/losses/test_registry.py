@@ -67,6 +67,12 @@ def test_a_synthesis_takes_options():
     np.testing.assert_allclose(value, RECORDED["small/symm_npair|ratio=3.0|l2_reg=True/loss"], rtol=1e-5)
 
 
+def test_the_synthesis_of_figures_is_of_points():
+    specs = {"name": "cosface", "synthesis": "memvir"}, {"name": "npair", "synthesis": "symmetric"}
+    assert losses.find_synthesis(specs).func is synthesis.symmetric
+    assert losses.find_synthesis(specs[:1]) is None
+
+
 def test_two_losses_of_one_name_log_under_two():
     specs = ({"name": "npair", "synthesis": "symmetric"}, {"name": "npair", "synthesis": "interpolated"})
     _, metrics = evaluate(*specs)
@@ -114,6 +120,9 @@ def test_a_batch_loss_gets_pairs_for_a_synthesis_and_a_key_for_its_sample():
         ({"name": "angular", "degrees": 120.0}, "degrees must be between 0 and 90"),
         ({"name": "npair", "synthesis": {"name": "interpolated", "num": 0}}, "num must be"),
         ({"name": "npair", "block_size": 0}, "block_size"),
+        ({"name": "npair", "synthesis": "simix"}, "SiMix .* goes with the batch losses"),
+        ({"name": "supcon", "synthesis": "metrix"}, "Metrix .* contrastive_loss and multi_similarity_loss"),
+        ({"name": "supcon", "synthesis": "symmetric", "queue": 4}, "a queue holds images, not pairs"),
         ({"name": "npair", "scale": "16"}, "scale of 'npair' must be a number"),
         ({"name": "margin", "mining": "hard"}, "mining must be all or distance_weighted"),
         ({"name": "margin", "key": 3}, "no option 'key'"),

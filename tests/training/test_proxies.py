@@ -155,6 +155,7 @@ def test_proxies_have_their_own_learning_rate(backbone_rate):
         np.testing.assert_allclose(updates[name], [update] * 2, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
