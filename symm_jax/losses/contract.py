@@ -53,13 +53,15 @@ def takes_batch(function: Callable) -> bool:
 def on_pairs(function: Callable) -> Callable:
     """Turns a batch loss into one of (anchor, positive, labels), with the same options.
 
-    With a synthesis, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Without one it gets their images, see
-    `take_images`.
+    With a synthesis of points, the batch loss gets the pairs, (n, 2, dim) and labels (n,). Otherwise it gets their
+    images, see `take_images`.
     """
 
     def loss(anchor, positive, labels, *, synthesis=None, **options):
         if synthesis is not None:
-            return function(jnp.stack([anchor, positive], axis=1), labels, synthesis=synthesis, **options)
+            options["synthesis"] = synthesis
+        if callable(synthesis):
+            return function(jnp.stack([anchor, positive], axis=1), labels, **options)
         return function(*take_images(anchor, positive, labels), **options)
 
     return loss

@@ -15,6 +15,7 @@ from symm_jax.synthesis import Metrix, SiMix, mixtures
 RNG = np.random.default_rng(0)
 LABELS = np.array([0, 1, 2, 1, 3, 0])  # two images at most, so that there is nothing to draw among positives
 X = RNG.normal(size=(6, 4))
+KEY = jax.random.key(0)
 WITH_ANCHORS = {0: True, 1: False}  # what Metrix draws with these seeds
 LOSSES = {
     "contrastive": (losses.contrastive_loss, slow.contrastive),
@@ -94,10 +95,16 @@ def draw(key, labels=tuple(LABELS)):
     return mixtures.draw_mixed_rows(Metrix(key), x, jnp.array(labels), position, None, distance=False)
 
 
-def test_metrix_draws_lam_from_beta_and_any_positive():
-    drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 400))
-    lam = np.asarray(drawn.shares[:, 0, 0])
-    np.testing.assert_allclose([lam.mean(), lam.var()], [0.5, 0.05], atol=0.03)  # of Beta(2, 2)
+@pytest.mark.parametrize("alpha", [0.4, 2.0])
+def test_shares_are_of_the_beta_distribution(alpha):
+    keys = jax.random.split(KEY, 4000)
+    shares = jax.jit(jax.vmap(lambda key: mixtures.draw_share(key, alpha, jnp.float32)))(keys)
+    expected = np.random.default_rng(0).beta(alpha, alpha, 4000)
+    np.testing.assert_allclose(np.sort(shares), np.sort(expected), atol=0.05)
+
+
+def test_metrix_draws_any_positive():
+    drawn = jax.vmap(draw)(jax.random.split(KEY, 400))
     with_anchors = np.asarray(drawn.weight) < 0.35
     assert 150 < with_anchors.sum() < 250
     alone = np.asarray(drawn.shares[:, 2]).any(axis=1)  # its class has no other image
@@ -145,11 +152,12 @@ def test_degenerate_batches_are_finite_and_blocks_add_up(name, which):
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [
-        (losses.supcon_loss, {"synthesis": Metrix(None)}, "Metrix gives mixtures .* contrastive_loss and multi_sim"),
-        (losses.contrastive_loss, {"synthesis": Metrix(None, alpha=0)}, "alpha must be .* above 0; got 0"),
-        (losses.contrastive_loss, {"synthesis": Metrix(None, anchor_weight=-1)}, "anchor_weight must be .* got -1"),
-        (losses.supcon_loss, {"synthesis": SiMix(None), "positives": np.eye(6, dtype=bool)}, "needs labels instead of"),
-        (losses.supcon_loss, {"synthesis": SiMix(None), "with_winners": True}, "needs a synthesis of points"),
+        (losses.supcon_loss, {"synthesis": Metrix(KEY)}, "Metrix gives mixtures .* contrastive_loss and multi_sim"),
+        (losses.contrastive_loss, {"synthesis": SiMix(0)}, "SiMix needs a PRNG key, .* got 0"),
+        (losses.contrastive_loss, {"synthesis": Metrix(KEY, alpha=0)}, "alpha must be .* above 0; got 0"),
+        (losses.contrastive_loss, {"synthesis": Metrix(KEY, anchor_weight=-1)}, "anchor_weight must be .* got -1"),
+        (losses.supcon_loss, {"synthesis": SiMix(KEY), "positives": np.eye(6, dtype=bool)}, "needs labels instead of"),
+        (losses.supcon_loss, {"synthesis": SiMix(KEY), "with_winners": True}, "needs a synthesis of points"),
     ],
 )
 def test_what_has_no_meaning_is_refused(loss, options, message):
@@ -163,4 +171,4 @@ def test_what_has_no_meaning_is_refused(loss, options, message):
 )
 def test_pair_losses_say_what_a_mixture_goes_with(loss):
     with pytest.raises(ValueError, match="SiMix makes virtual images .* goes with the batch losses"):
-        loss(X, X, LABELS, synthesis=SiMix(None))
+        loss(X, X, LABELS, synthesis=SiMix(KEY))
