@@ -141,8 +141,9 @@ def mean_over_rows(
 
 def mean(values: jax.Array, where: jax.Array) -> Mean:
     """The mean of the entries `where`; of mixed rows, of each entry times its weight, where that is above 0."""
-    values = values if where.dtype == bool else where * values
-    return Mean(jnp.sum(jnp.where(where != 0, values, 0)), jnp.sum(where != 0, dtype=values.dtype))
+    if where.dtype != bool:
+        values, where = where * values, where > 0
+    return Mean(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where, dtype=values.dtype))
 
 
 def mean_nonzero(values: jax.Array, where: jax.Array) -> Mean:
