@@ -88,9 +88,9 @@ def mean_over_rows(
             column_half, column_ids = _append_past(column_half, column_ids, past)
         itself = row_ids.position[:, None] == column_ids.position[None, :]
         same = row_ids.positives if row_ids.positives is not None else row_ids.label[:, None] == column_ids.label[None]
-        if row_half is not None:
+        if row_half is not None and column_half is not None:
             values = values - row_half[:, None] - column_half[None, :]
-        if mined:
+        if own is not None:
             values, same, compared = jnp.where(itself, own[:, None], values), same | itself, True
         else:
             compared = ~itself if past is None else ~itself & (column_ids.position != _EMPTY)[None, :]
