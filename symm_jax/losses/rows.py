@@ -84,8 +84,6 @@ def mean_over_rows(
         columns, column_half, weights = columns
         column_ids, past = column_ids
         values, winners = (items, row_ids.winners) if columns is None else compare(items, columns, past)
-        if past is not None:
-            column_half, column_ids = _append_past(column_half, column_ids, past)
         itself = row_ids.position[:, None] == column_ids.position[None, :]
         same = row_ids.positives if row_ids.positives is not None else row_ids.label[:, None] == column_ids.label[None]
         if row_half is not None and column_half is not None:
@@ -114,12 +112,16 @@ def mean_over_rows(
     row_half = column_half = None
     if distance and isinstance(rows, Images) and isinstance(columns, Images):
         row_half, column_half = rows.half_square, columns.half_square
+        if past is not None:
+            column_half = jnp.concatenate([column_half, past.images.half_square])
+    if past is not None:
+        column_ids = _append_past(column_ids, past)
     size = batch.block_size or devices.block_sizes().loss_rows
-    number = len(column_ids.label) + (0 if past is None else len(past.label))
-    if batch.block_size is None and len(row_ids.label) * number <= _MAX_STORED[mined]:
+    entries = len(row_ids.label) * len(column_ids.label)
+    if batch.block_size is None and entries <= _MAX_STORED[mined]:
         rows, winners = compare(rows, columns, past)
         columns, row_ids = None, row_ids._replace(winners=winners)
-        size = max(1, devices.block_sizes().loss_entries // number)
+        size = max(1, devices.block_sizes().loss_entries // len(column_ids.label))
     base, factors = None, jnp.ones(len(formulas), jax.tree.leaves(rows)[0].dtype)
     if batch.mixed is not None:
         base, row_ids = batch.mixed.value, row_ids._replace(shares=batch.mixed.shares)
@@ -170,11 +172,10 @@ def _mix(row: Row, base: jax.Array, shares: jax.Array) -> Row:
     return row._replace(values=values, positive=row.negative * as_positive, negative=row.negative * as_negative)
 
 
-def _append_past(half: jax.Array | None, ids: Ids, past: Past) -> tuple[jax.Array | None, Ids]:
+def _append_past(ids: Ids, past: Past) -> Ids:
     """The columns of the batch and those of a queue. No row has the position of a column of a queue."""
     position = jnp.where(past.exists, _PAST, _EMPTY).astype(ids.position.dtype)
-    ids = Ids(jnp.concatenate([ids.label, past.label]), jnp.concatenate([ids.position, position]))
-    return None if half is None else jnp.concatenate([half, past.images.half_square]), ids
+    return Ids(jnp.concatenate([ids.label, past.label]), jnp.concatenate([ids.position, position]))
 
 
 def _invert(counts: jax.Array, axis_name: str | None) -> jax.Array:

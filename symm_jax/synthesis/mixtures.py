@@ -34,9 +34,9 @@ class SiMix(NamedTuple):
       key: PRNG key, another one in each step.
 
     Example:
-      >>> from symm_jax.losses import supcon_loss
-      >>> x, labels = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.array([0, 0, 1])
-      >>> loss = supcon_loss(x, labels, synthesis=SiMix(jax.random.key(0)))
+      In a training step:
+
+          loss = supcon_loss(embeddings, labels, synthesis=SiMix(jax.random.fold_in(key, step)))
     """
 
     key: Key[Array, ""]
@@ -67,9 +67,9 @@ class Metrix(NamedTuple):
       anchor_weight: weight of mixtures with the row's own image, 0 or more.
 
     Example:
-      >>> from symm_jax.losses import contrastive_loss
-      >>> x, labels = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.array([0, 0, 1])
-      >>> loss = contrastive_loss(x, labels, synthesis=Metrix(jax.random.key(0)))
+      In a training step:
+
+          loss = contrastive_loss(embeddings, labels, synthesis=Metrix(jax.random.fold_in(key, step)))
     """
 
     key: Key[Array, ""]
