@@ -291,7 +291,7 @@ def _decode_range(
             last = i % len(block)
             checksums.append(crc32(decode.resize_to_square(image, side, out=block[last])))
             if file and (last + 1 == len(block) or i + 1 == len(rows)):
-                file.write(block[: last + 1])
+                file.write(block[: last + 1].data)
             height, width = image.shape[:2]
             ratios[:] = min(height, width) / height, min(height, width) / width
     return slice(rows.start, rows.stop), faults, labels, short_side_ratio, query, digests, checksums, filenames

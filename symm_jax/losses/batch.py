@@ -179,6 +179,8 @@ def _check_mixture(mixture: Mixture | None, positives: Any, weighted: bool) -> N
     if mixture is None:
         return
     name = type(mixture).__name__
+    if not isinstance(mixture.key, jax.Array):
+        raise ValueError(f"{name} needs a PRNG key, such as jax.random.key(step); got {mixture.key!r}")
     if positives is not None:
         raise ValueError(f"{name} mixes images of one class, so it needs labels instead of positives")
     if isinstance(mixture, Metrix):

@@ -58,7 +58,8 @@ def on_pairs(function: Callable) -> Callable:
     """
 
     def loss(anchor, positive, labels, *, synthesis=None, **options):
-        options |= {} if synthesis is None else {"synthesis": synthesis}
+        if synthesis is not None:
+            options["synthesis"] = synthesis
         if callable(synthesis):
             return function(jnp.stack([anchor, positive], axis=1), labels, **options)
         return function(*take_images(anchor, positive, labels), **options)

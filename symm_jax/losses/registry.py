@@ -32,7 +32,7 @@ The loss has three more options:
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -264,7 +264,8 @@ def _complete(synthesis: functools.partial, key: jax.Array | None, queue: Queue 
     """The synthesis of a step."""
     if _makes_points(synthesis):
         return synthesis
-    return synthesis(queue if "queue" in synthesis.func._fields else key)
+    first, *_ = cast(Any, synthesis.func)._fields
+    return synthesis(queue if first == "queue" else key)
 
 
 def _list_config_options(name: str, function: Callable) -> list[str]:

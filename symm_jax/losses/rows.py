@@ -88,9 +88,9 @@ def mean_over_rows(
             column_half, column_ids = _append_past(column_half, column_ids, past)
         itself = row_ids.position[:, None] == column_ids.position[None, :]
         same = row_ids.positives if row_ids.positives is not None else row_ids.label[:, None] == column_ids.label[None]
-        if row_half is not None:
+        if row_half is not None and column_half is not None:
             values = values - row_half[:, None] - column_half[None, :]
-        if mined:
+        if own is not None:
             values, same, compared = jnp.where(itself, own[:, None], values), same | itself, True
         else:
             compared = ~itself if past is None else ~itself & (column_ids.position != _EMPTY)[None, :]
@@ -141,8 +141,9 @@ def mean_over_rows(
 
 def mean(values: jax.Array, where: jax.Array) -> Mean:
     """The mean of the entries `where`; of mixed rows, of each entry times its weight, where that is above 0."""
-    values = values if where.dtype == bool else where * values
-    return Mean(jnp.sum(jnp.where(where != 0, values, 0)), jnp.sum(where != 0, dtype=values.dtype))
+    if where.dtype != bool:
+        values, where = where * values, where > 0
+    return Mean(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where, dtype=values.dtype))
 
 
 def mean_nonzero(values: jax.Array, where: jax.Array) -> Mean:

@@ -101,7 +101,8 @@ def _backward(stride, residuals, dy):
     group = _group(x, weights)
 
     def add(totals, few):
-        dx, gradients = _backward_of_few(*few, weights, stride)
+        x, dy = few
+        dx, gradients = _backward_of_few(x, dy, weights, stride)
         return jax.tree.map(jnp.add, totals, gradients), dx
 
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, _wide(w)), weights)
@@ -174,8 +175,8 @@ def _bias_gradient(dy):
 
 
 def _pointwise_gradient(x, dy):
-    rows = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
-    return lax.dot_general(*rows, (((0,), (0,)), ((), ())), preferred_element_type=_wide(dy))[None, None]
+    x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
+    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=_wide(dy))[None, None]
 
 
 def _input_gradient(dy, kernel, stride, sides):

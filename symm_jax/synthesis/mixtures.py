@@ -126,7 +126,7 @@ def draw_mixed_rows(
       distance: see above.
     """
     share_key, kind_key, mate_key = jax.random.split(metrix.key, 3)
-    share = jax.random.beta(share_key, metrix.alpha, metrix.alpha, dtype=x.dtype)
+    share = draw_share(share_key, metrix.alpha, x.dtype)
     with_anchors = jax.random.bernoulli(kind_key)
     images, labels = similarity.gather((x, label), axis_name)
     mate, size = _find_classmate(label, position, labels, mate_key)
@@ -134,6 +134,17 @@ def draw_mixed_rows(
     value = -0.5 * jnp.sum(jnp.square(x - y), axis=1) if distance else jnp.sum(x * y, axis=1)
     shares = jnp.where((with_anchors | (size > 1))[:, None], jnp.stack([share, 1 - share])[None, :], 0)
     return MixedRows(value, shares, jnp.where(with_anchors, metrix.anchor_weight, metrix.positive_weight))
+
+
+def draw_share(key: jax.Array, alpha: float, dtype: jnp.dtype) -> jax.Array:
+    """Draws a scalar from Beta(alpha, alpha), in closed form: `jax.random.beta` takes seconds to compile.
+
+    Ulrich (1984) gives (1 + c) / 2 of Beta(alpha + 1, alpha + 1). That is a ratio of variables of Gamma(alpha + 1), and
+    such a variable times U^(1 / alpha) is of Gamma(alpha).
+    """
+    radius, angle, u, v = jax.random.uniform(key, (4,), dtype, minval=jnp.finfo(dtype).tiny)
+    c = jnp.sqrt(1 - radius ** (2 / (2 * alpha + 1))) * jnp.cos(2 * jnp.pi * angle)
+    return jax.nn.sigmoid(jnp.log1p(c) - jnp.log1p(-c) + (jnp.log(u) - jnp.log(v)) / alpha)
 
 
 def _find_classmate(

@@ -318,7 +318,7 @@ def test_public_functions_are_documented_as_they_are():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/models.md"])
 def test_documented_code_runs(page):
-    (code,) = re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.S)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.S))
     names = {}
     exec(code, names)
     if page == "README.md":
