@@ -65,9 +65,9 @@ def test_proxies_and_queues_are_saved_resumed_and_left_out_of_evaluation(tiny, t
     queue = states[0].queues["remember"]
     assert int(queue.pushes) == 6 and sorted(queues.ages(queue).tolist()) == list(range(12))
     assert len(np.unique(queue.entries[0], axis=0)) == 12
-    embeddings, labels, proxies = states[0].queues["norm_softmax"].entries
+    embeddings, labels, proxies = map(np.asarray, states[0].queues["norm_softmax"].entries)
     assert (embeddings.shape, labels.shape, proxies.shape) == ((2, 8, 8), (2, 8), (2, 5, 8))
-    moved = np.abs(proxies - states[0].params["proxies"]["norm_softmax"]).max(axis=(1, 2))
+    moved = np.abs(proxies - np.asarray(states[0].params["proxies"]["norm_softmax"])).max(axis=(1, 2))
     assert moved.min() > 0.1  # those of the last step are from before its update
     scorer = create_scorer(create_protocol(tiny))
     variables = checkpoints.restore(whole, 6, **scorer.shapes)
