@@ -19,7 +19,7 @@ def xla_flags(devices, *, optimised=False):
     """
     flags = [f"--xla_force_host_platform_device_count={devices}"]
     if not optimised:
-        flags.append("--xla_backend_optimization_level=0")
+        flags += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
         major, minor = importlib.metadata.version("jaxlib").split(".")[:2]
         if (int(major), int(minor)) < (0, 11):  # later ones end the process: they do not know this flag
             flags.append("--xla_cpu_use_fusion_emitters=false")

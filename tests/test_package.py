@@ -105,7 +105,10 @@ def test_wheel(tmp_path, monkeypatch):
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         [metadata] = [archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA")]
     assert packed == files
-    declared = re.findall(r"^Requires-Dist: ([^;\n]+?)(?:; extra == \"(\w+)\")?$", metadata, re.MULTILINE)
+    declared = []  # (requirement, extra)
+    for requirement, marker in re.findall(r"^Requires-Dist: ([^;\n]+);?(.*)$", metadata, re.MULTILINE):
+        extra = re.search(r"extra == \"(\w+)\"", marker)
+        declared.append((requirement, extra[1] if extra else ""))
     for extra, name in {
         "": "requirements/library.txt",
         "train": "requirements/train.txt",
@@ -127,8 +130,9 @@ def test_wheel(tmp_path, monkeypatch):
 
 
 def parsed(requirement: str) -> tuple[str, list[str]]:
-    """Name and bounds, however they are spelt."""
-    name, bounds = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(.*)", requirement.replace(" ", "")).groups()
+    """Name and bounds, however they are spelt, without the marker."""
+    requirement = requirement.partition(";")[0].replace(" ", "")
+    name, bounds = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(.*)", requirement).groups()
     return normalized(name), sorted(bounds.split(","))
 
 
