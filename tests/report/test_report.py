@@ -388,3 +388,12 @@ def test_phone(browse, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     red = tab.evaluate("Number(/\\d+/.exec(getComputedStyle(document.body).backgroundColor)[0])")
     assert red > 200 if scheme == "light" else red < 60
+
+
+def test_rare_characters_of_a_querys_name_are_drawn(tmp_path):
+    """matplotlib warns of a character that a font lacks, and warnings are errors here."""
+    rare = Names({0: "\N{ARROW POINTING RIGHTWARDS THEN CURVING UPWARDS}"}, ())
+    images = np.zeros((1, 2, 4, 4, 3), np.uint8)
+    labels, similarity = np.zeros((1, 2), int), np.ones((1, 1))
+    figures.draw_neighbours(tmp_path / "x.png", images, labels, np.zeros(1, int), similarity, rare)
+    assert (tmp_path / "x.png").is_file()
