@@ -22,7 +22,7 @@ BOUNDS = {
     "loss of 64 pairs": (66, 0.01),
     "loss of 4,096 pairs": (78, 5.2),
     "loss of 16,384 pairs": (565, 97.3),
-    "loss of 65,536 pairs": (3741, 1940),
+    "loss of 65,536 pairs": (3901, 1957),
 }
 SLOW_BOUNDS = {
     "step, float32": (540, 26.2),
