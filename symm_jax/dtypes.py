@@ -11,6 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def require_key(key: Any, name: str) -> None:
+    """Raises ValueError for what is not one PRNG key. `name` is what needs it."""
+    if isinstance(key, jax.Array):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if (typed and key.shape == ()) or (key.dtype == jnp.uint32 and key.shape == (2,)):
+            return
+        key = f"an array {key.shape} of {key.dtype}"
+    raise ValueError(f"{name} needs one PRNG key, such as jax.random.key(step); got {key}")
+
+
 def to_device(x: Any, name: str) -> jax.Array:
     """Converts to a JAX array, as `jnp.asarray` does. Integers keep their values; float64 may be rounded to float32.
 

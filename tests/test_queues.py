@@ -36,3 +36,26 @@ def test_no_gradient_passes_through_a_queue():
     queue = queues.create(jax.ShapeDtypeStruct((), "float32"), 3)
     gradient = jax.grad(lambda x: jnp.sum(queues.push(queue, x).entries))(jnp.ones(2))
     np.testing.assert_array_equal(gradient, [0, 0])
+
+
+QUEUE = queues.create((np.zeros(3, np.float32), np.zeros((), np.int32)), 4)
+X, Y = np.zeros((2, 3), np.float32), np.zeros(2, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: queues.create(X, 0), "1 or more; got 0"),
+        (lambda: queues.create(X, "3"), "got '3'"),
+        (lambda: queues.create((X[0], 0), 3), "must be a tree of arrays .*got int"),
+        (lambda: queues.push((X, Y), (X, Y)), "takes a Queue, from queues.create; got tuple"),
+        (lambda: queues.push(QUEUE, (X, Y), warm_up=-1), "warm_up must be .*got -1"),
+        (lambda: queues.push(QUEUE, (X[0], Y[0])), r"k entries .*and new \(\(3,\), \(\)\)"),
+        (lambda: queues.push(QUEUE, (Y, X)), "k entries"),
+        (lambda: queues.push(QUEUE, (X, Y[:1])), "k entries"),
+        (lambda: queues.push(QUEUE, X), "k entries"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()

@@ -124,7 +124,7 @@ def _read_queue(queue: Any, x: jax.Array, positives: Any, plane: Any, l2_normali
     if plane is not None:
         raise ValueError(
             "a queue holds images, not pairs, so it does not go with points in the plane of a pair: leave out queue, "
-            f"or synthesis {plane!r}"
+            "or the synthesis"
         )
     if positives is not None:
         raise ValueError("positives say nothing about the images of a queue; give labels (n,) with a queue")
@@ -179,8 +179,7 @@ def _check_mixture(mixture: Mixture | None, positives: Any, weighted: bool) -> N
     if mixture is None:
         return
     name = type(mixture).__name__
-    if not isinstance(mixture.key, jax.Array):
-        raise ValueError(f"{name} needs a PRNG key, such as jax.random.key(step); got {mixture.key!r}")
+    dtypes.require_key(mixture.key, name)
     if positives is not None:
         raise ValueError(f"{name} mixes images of one class, so it needs labels instead of positives")
     if isinstance(mixture, Metrix):

@@ -38,8 +38,8 @@ def init_proxies(
       key: typed PRNG key.
       classes: number of training classes.
       dim: embedding dimension.
-      per_class: proxies per class, for arcface (the paper: 3) and soft_triple (the paper: 10). None: one, without an
-        axis for it.
+      per_class: proxies per class, for arcface (the paper: 3) and soft_triple (the paper: 10), which needs it. None:
+        one, without an axis for it.
 
     Returns:
       (classes, dim), or with `per_class` (classes, per_class, dim) float32.
@@ -57,6 +57,8 @@ def init_proxies(
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             fact = f"{what} of {name!r} must be an integer, 1 or more; got {size!r}"
             raise errors.InputError(fact, argument="losses")
+    if name == "soft_triple" and per_class is None:
+        raise errors.InputError("soft_triple needs per_class, such as 10", argument="losses")
     scale = rule(classes, sizes["per_class"], dim)
     shape = (classes, dim) if per_class is None else (classes, per_class, dim)
     if name in _UNIFORM:

@@ -214,9 +214,13 @@ def squared_distance(points: PairPoints) -> jax.Array:
 def check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_size: Any) -> None:
     """Raises ValueError for a wrong value of an option that pair losses and batch losses share."""
     check_flag("l2_normalize", l2_normalize)
+    if isinstance(synthesis, type):
+        raise ValueError(f"synthesis must be created, as in {synthesis.__name__}(key); got the class")
     if synthesis is not None and not callable(synthesis):
         refuse(synthesis)
-        raise ValueError(f"synthesis must be a function, such as synthesis.symmetric; got {synthesis!r}")
+        raise ValueError(
+            f"synthesis must be a function, such as synthesis.symmetric, or synthesis.SiMix(key); got {synthesis!r}"
+        )
     if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
         raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:

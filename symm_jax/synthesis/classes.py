@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from symm_jax import queues, similarity
+from symm_jax import dtypes, queues, similarity
 from symm_jax.queues import Queue
 
 
@@ -123,8 +123,7 @@ def _mix(synthesis: ProxySynthesis, real: Classes, axis_name: str | None) -> Cla
     key, alpha = synthesis
     if not isinstance(alpha, numbers.Real) or not 0 < alpha < float("inf"):
         raise ValueError(f"alpha of ProxySynthesis must be a finite number above 0, got {alpha!r}")
-    if not isinstance(key, jax.Array):
-        raise ValueError(f"ProxySynthesis needs a PRNG key, such as jax.random.key(0); got {key!r}")
+    dtypes.require_key(key, "ProxySynthesis")
     x, y, p, n, *_ = real
     everyone, labels = similarity.gather((x, y), axis_name)
     partner = find_partners(labels)

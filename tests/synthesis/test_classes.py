@@ -220,7 +220,7 @@ def test_partners_are_the_nearest_rows_before_of_another_class():
             "ProxySynthesis needs one proxy per class.* centres",
         ),
         ("arcface", lambda queue: synthesis.MemVir(queue, 1, 1), "MemVir needs one proxy per class"),
-        ("cosface", lambda queue: synthesis.ProxySynthesis(None), "ProxySynthesis needs a PRNG key.* got None"),
+        ("cosface", lambda queue: synthesis.ProxySynthesis(None), "ProxySynthesis needs one PRNG key.* got None"),
         ("cosface", lambda queue: synthesis.ProxySynthesis(KEY, alpha=0), "alpha of ProxySynthesis must be .* got 0"),
         ("cosface", lambda queue: synthesis.MemVir(queue), r"must hold steps \(gap \+ 1\) = 495 steps or more"),
         ("cosface", lambda queue: synthesis.MemVir(queue, steps=0), "steps of MemVir must be an integer, 1 or more"),

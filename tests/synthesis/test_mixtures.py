@@ -140,7 +140,10 @@ def test_degenerate_batches_are_finite(which):
     ("loss", "options", "message"),
     [
         (losses.supcon_loss, {"synthesis": Metrix(KEY)}, "Metrix gives mixtures .* contrastive_loss and multi_sim"),
-        (losses.contrastive_loss, {"synthesis": SiMix(0)}, "SiMix needs a PRNG key, .* got 0"),
+        (losses.contrastive_loss, {"synthesis": SiMix}, r"must be created, as in SiMix\(key\)"),
+        (losses.contrastive_loss, {"synthesis": SiMix(np.zeros(3))}, "needs one PRNG key"),
+        (losses.contrastive_loss, {"synthesis": SiMix(jax.random.split(jax.random.key(0)))}, r"got an array \(2,\)"),
+        (losses.contrastive_loss, {"synthesis": SiMix(0)}, "SiMix needs one PRNG key, .* got 0"),
         (losses.contrastive_loss, {"synthesis": Metrix(KEY, alpha=0)}, "alpha must be .* above 0; got 0"),
         (losses.contrastive_loss, {"synthesis": Metrix(KEY, anchor_weight=-1)}, "anchor_weight must be .* got -1"),
         (losses.supcon_loss, {"synthesis": SiMix(KEY), "positives": np.eye(6, dtype=bool)}, "needs labels instead of"),
