@@ -2,7 +2,7 @@
 
     python launch.py --mode=compare --config=configs/compare/glyphs_families.py
 
-Twenty-seven runs of about 40 seconds on two CPU cores; docs/study.md has the result. The recipe is that of
+Twenty-seven runs of about a minute on two CPU cores; docs/study.md has the result. The recipe is that of
 configs/glyphs_npair.py, with half of its updates. Of 0.3, 1 and 10 the rate of the proxies is the one that was best for
 seed 0 with 800 updates, without synthesis. Nothing else was tuned, and nothing with a synthesis.
 """
