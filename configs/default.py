@@ -38,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.accept_duplicates = False
     config.data.validation_classes = 0  # number of classes held out of training; 0 is the paper's protocol
     config.data.validation_seed = -1  # which ones: -1 for the last ones, else drawn with this seed
-    # Images of each class in a batch, an even number or 1. 2: each pair is of another class. Classes with fewer images are left out.
+    # Images of each class in a batch, an even number or 1. 2: each pair is of another class. Classes with fewer images
+    # are left out.
     # 1: batches of shuffled epochs, for proxy losses and batch losses; an epoch's last incomplete batch is left out.
     config.data.images_per_class = 2
     config.data.image_size = 227  # side in pixels of what the network sees
