@@ -1,6 +1,5 @@
 """Checks of a whole config before anything is built."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from symm_jax import losses
 from symm_jax.errors import InputError
 from symm_jax.losses import contract
 from symm_jax.synthesis import SYNTHESES
+from symm_jax.synthesis.registry import makes_points
 from symm_jax.training import batches
 
 _POSITIVE_INTEGERS = (
@@ -116,7 +116,7 @@ def _require_losses_of_any_images(config: ml_collections.ConfigDict) -> None:
         kind = synthesis.get("name") if isinstance(synthesis, Mapping) else synthesis
         if name in losses.LOSSES and not contract.takes_batch(losses.LOSSES[name]):
             raise InputError(f"config.losses: {name!r} compares two images of one class in each row. {advice}")
-        if isinstance(kind, str) and inspect.isfunction(SYNTHESES.get(kind)):  # of points: see synthesis/registry.py
+        if kind in tuple(SYNTHESES) and makes_points(SYNTHESES[kind]):
             raise InputError(
                 f"config.losses: the synthesis {kind!r} of {name!r} makes points from two images of one class. "
                 f"{advice}, without this synthesis"

@@ -214,8 +214,7 @@ def squared_distance(points: PairPoints) -> jax.Array:
 def check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_size: Any) -> None:
     """Raises ValueError for a wrong value of an option that pair losses and batch losses share."""
     check_flag("l2_normalize", l2_normalize)
-    if isinstance(synthesis, type):
-        raise ValueError(f"synthesis must be created, as in {synthesis.__name__}(key); got the class")
+    require_created(synthesis)
     if synthesis is not None and not callable(synthesis):
         refuse(synthesis)
         raise ValueError(
@@ -225,6 +224,12 @@ def check_options(synthesis: Any, l2_normalize: Any, with_winners: bool, block_s
         raise ValueError(f"block_size must be None or an integer number of rows, 1 or more; got {block_size!r}")
     if with_winners and synthesis is None:
         raise ValueError("with_winners needs a synthesis of points: without one there are no candidate pairs")
+
+
+def require_created(synthesis: Any) -> None:
+    """Raises ValueError for the class of a synthesis in place of an object."""
+    if isinstance(synthesis, type):
+        raise ValueError(f"synthesis must be created, as in {synthesis.__name__}(key); got the class")
 
 
 def refuse(synthesis: Any) -> None:

@@ -129,8 +129,7 @@ def require_known(batch: Classes, loss: Loss) -> Loss:
 def _check_synthesis(loss: str, synthesis: object, proxies: jax.Array) -> None:
     if synthesis is None:
         return
-    if isinstance(synthesis, type):
-        raise ValueError(f"synthesis must be created, as in {synthesis.__name__}(key); got the class")
+    pair_loss.require_created(synthesis)
     ours = "ProxySynthesis or MemVir, which make new classes beside proxies"
     if not isinstance(synthesis, (ProxySynthesis, MemVir)):
         if place := getattr(synthesis, "place", None):

@@ -17,6 +17,7 @@ import jax
 from symm_jax import errors, queues, similarity
 from symm_jax.losses import contract, proxy_terms
 from symm_jax.queues import Queue
+from symm_jax.synthesis import MemVir
 
 
 class Term(NamedTuple):
@@ -32,7 +33,7 @@ def find(spec: Mapping[str, Any]) -> Term | None:
     synthesis = spec.get("synthesis")
     synthesis = {"name": synthesis} if isinstance(synthesis, str) else synthesis or {}
     if synthesis.get("name") == "memvir":
-        steps, gap = (_integer(synthesis, name, default) for name, default in (("steps", 45), ("gap", 10)))
+        steps, gap = (_integer(synthesis, name, MemVir._field_defaults[name]) for name in ("steps", "gap"))
         return Term(steps * (gap + 1), _integer(synthesis, "warm_up", 0), of_steps=True)
     if spec.get("queue"):
         return Term(_integer(spec, "queue", 0), _integer(spec, "warm_up", 0), of_steps=False)
@@ -61,7 +62,7 @@ def create_queues(specs: Sequence[Mapping[str, Any]], *, classes: int, dim: int,
       (512, 64) (512,)
     """
     created = {}
-    for title, _, term in _terms(specs):
+    for title, term in _terms(specs):
         leading = (images,) if term.of_steps else ()
         entry = (jax.ShapeDtypeStruct((*leading, dim), "float32"), jax.ShapeDtypeStruct(leading, "int32"))
         if term.of_steps:
@@ -87,7 +88,7 @@ def push_queues(specs: Sequence[Mapping[str, Any]]) -> Callable[..., dict[str, Q
             return kept
         images = similarity.gather(contract.take_images(anchor, positive, labels), axis_name)
         pushed = {}
-        for title, _, term in terms:
+        for title, term in terms:
             new = jax.tree.map(lambda x: x[None], (*images, proxies[title])) if term.of_steps else images
             pushed[title] = queues.push(kept[title], new, warm_up=term.warm_up)
         return pushed
@@ -95,10 +96,10 @@ def push_queues(specs: Sequence[Mapping[str, Any]]) -> Callable[..., dict[str, Q
     return push
 
 
-def _terms(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any], Term]]:
-    """(title, spec, queue) of the losses that have a queue."""
-    found = [(title, spec, find(spec)) for title, spec in proxy_terms.with_titles(specs)]
-    return [(title, spec, term) for title, spec, term in found if term is not None]
+def _terms(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Term]]:
+    """(title, queue) of the losses that have a queue."""
+    found = [(title, find(spec)) for title, spec in proxy_terms.with_titles(specs)]
+    return [(title, term) for title, term in found if term is not None]
 
 
 def _integer(options: Mapping[str, Any], name: str, default: int) -> int:

@@ -53,6 +53,7 @@ from symm_jax.losses.supcon import supcon_loss
 from symm_jax.losses.triplet import triplet_loss
 from symm_jax.queues import Queue
 from symm_jax.synthesis import SYNTHESES, Synthesis
+from symm_jax.synthesis.registry import makes_points
 
 LOSSES: dict[str, Callable] = {
     "npair": npair_loss,
@@ -153,7 +154,7 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
 def find_synthesis(specs: Sequence[Mapping[str, Any]]) -> Synthesis | None:
     """Returns the synthesis of the first loss in a config that has one of points, for figures."""
     found = [_create_synthesis(spec["synthesis"]) for spec in specs if spec.get("synthesis")]
-    return next((synthesis for synthesis in found if synthesis and _makes_points(synthesis)), None)
+    return next((synthesis for synthesis in found if synthesis and makes_points(synthesis.func)), None)
 
 
 class _Given(NamedTuple):
@@ -192,7 +193,7 @@ def _create_term(title: str, spec: Mapping[str, Any]) -> _Term:
     weight = _pop_weight(name, options)
     synthesis = _create_synthesis(options.pop("synthesis", None))
     candidates = ""
-    if synthesis and _makes_points(synthesis) and "candidates" in parameters:
+    if synthesis and makes_points(synthesis.func) and "candidates" in parameters:
         candidates = options.get("candidates", parameters["candidates"].default)
         options |= {"candidates": candidates, "with_winners": True}
     queue = queue_terms.find(spec)
@@ -255,14 +256,9 @@ def _create_synthesis(spec: str | Mapping[str, Any] | None) -> functools.partial
     return functools.partial(function, **{key: value for key, value in options.items() if key not in of_queue})
 
 
-def _makes_points(synthesis: functools.partial) -> bool:
-    """Whether a synthesis is of points in the plane of a pair: a function. The other kinds are NamedTuples."""
-    return not isinstance(synthesis.func, type)
-
-
 def _complete(synthesis: functools.partial, key: jax.Array | None, queue: Queue | None) -> Any:
     """The synthesis of a step."""
-    if _makes_points(synthesis):
+    if makes_points(synthesis.func):
         return synthesis
     first, *_ = cast(Any, synthesis.func)._fields
     return synthesis(queue if first == "queue" else key)

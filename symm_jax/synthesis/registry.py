@@ -22,6 +22,11 @@ SYNTHESES: dict[str, Callable[..., Any]] = {
 }
 
 
+def makes_points(function: Callable[..., Any]) -> bool:
+    """Whether a value of SYNTHESES is a synthesis of points in the plane of a pair: a function, and no NamedTuple."""
+    return not isinstance(function, type)
+
+
 def register(name: str, function: Callable[..., Any]) -> None:
     """Adds a synthesis of points to SYNTHESES, so that a config can name it: {"name": "npair", "synthesis": NAME}.
 
