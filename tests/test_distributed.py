@@ -84,9 +84,9 @@ def wait_for_step(workdir, step):
 
 def test_a_signal_to_one_stops_all_and_a_death_ends_all(start, tmp_path):
     run = tmp_path / "run"
-    long = ("--mode=train", "--config.num_steps=1000000", "--config.checkpoint_every=200", "--config.log_every=20")
+    long = ("--mode=train", "--config.num_steps=1000000", "--config.checkpoint_every=100", "--config.log_every=20")
     processes = start(2, *long)
-    wait_for_step(run, 200)
+    wait_for_step(run, 100)
     processes[1].send_signal(signal.SIGTERM)
     codes, said = ends(processes)
     assert codes == [143, 143], said

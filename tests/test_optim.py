@@ -14,6 +14,8 @@ from symm_jax.training.recipe import Recipe
 from symm_jax.training.step import State, pmap_train_step
 
 RECORDED = np.load("tests/data/training.npz")
+# Ten steps take longer than it takes to optimise this program a little. The flags of the tests optimise nothing.
+OPTIMISED = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 
 
 def test_schedule_is_exact_at_every_boundary():
@@ -65,11 +67,13 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path, one_device):
     backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
     params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
     state = batches.replicate(State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {}))
-    step = pmap_train_step(recipe)
-    metrics = []
+    metrics, step = [], None
     for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True):
         pairs = images.swapaxes(0, 1)[None]
         batch = batches.Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
+        step = step or pmap_train_step(recipe).lower(state, batch).compile(
+            OPTIMISED if jax.default_backend() == "cpu" else None
+        )
         state, values = step(state, batch)
         metrics.append({name: float(x[0]) for name, x in values.items()})
     loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))

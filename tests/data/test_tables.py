@@ -100,7 +100,7 @@ def test_a_reader_that_crashes_or_fills_memory_is_an_error(tmp_path, monkeypatch
     scipy.io.savemat(path, {"a": np.zeros(5_000_000)}, do_compression=True)
     assert path.stat().st_size < 1e6
     assert matfile.read(path)["a"].size == 5_000_000
-    monkeypatch.setattr(matfile, "_MAX_MEMORY", 2**28)
+    monkeypatch.setattr(matfile, "_MAX_MEMORY", 2**27)
     with pytest.raises(errors.InputError, match="cannot be read as a MATLAB file"):
         matfile.read(path)
     monkeypatch.setattr(matfile, "_PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")

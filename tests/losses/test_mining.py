@@ -28,15 +28,13 @@ MIRRORED = functools.partial(synthesis.symmetric, ratio=1.7)
 def built(rows, columns, rule):
     """The largest value over built points, (n, N), and the winning candidate's number."""
     rows, columns = (synthesis.points(MIRRORED(*pair), *pair) for pair in (rows, columns))
-    x, y = rule.mix
-    values = []
-    for k, l in rule.candidates:
-        if rule.distance:
-            values.append(-0.5 * jnp.sum((rows[:, None, k] - columns[None, :, l]) ** 2, axis=-1))
-        else:
-            values.append((x * rows[:, k] + y * rows[:, l]) @ columns[:, l].T)
-    values = jnp.stack(values)
-    return jnp.max(values, axis=0), jnp.argmax(values, axis=0)
+    k, l = np.array(rule.candidates).T
+    if rule.distance:
+        values = -0.5 * jnp.sum((rows[:, None, k] - columns[None, :, l]) ** 2, axis=-1)
+    else:
+        x, y = rule.mix
+        values = jnp.einsum("ncd,mcd->nmc", x * rows[:, k] + y * rows[:, l], columns[:, l])
+    return jnp.max(values, axis=2), jnp.argmax(values, axis=2)
 
 
 def mined(rows, columns, rule):
