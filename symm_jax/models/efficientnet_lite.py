@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from symm_jax.dtypes import to_device
-from symm_jax.models import bottleneck, folded, torchfile
+from symm_jax.models import bottleneck, folded, stem, torchfile
 
 # Stages: expansion, channels, side of the depthwise kernel, stride of the first block, blocks.
 STAGES = (
@@ -89,7 +89,7 @@ class EfficientNetLite0(nn.Module):
         images = to_device(images, "images")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = ((images.astype(jnp.float32) - 127) / 128).astype(self.dtype)
-        x = nn.relu6(folded.FoldedConv(32, 3, 2, **dtypes, name="stem")(x))
+        x = stem.conv_relu6(x, *Weights((3, 3, 3, 32), **dtypes, name="stem")())
         number = 0
         for expansion, features, size, stride, blocks in STAGES:
             for block in range(blocks):

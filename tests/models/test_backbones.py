@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from symm_jax import errors, models
 from symm_jax.app import fields
-from symm_jax.models import bottleneck, folded, resnet, torchfile
+from symm_jax.models import bottleneck, folded, resnet, stem, torchfile
 
 LITE = np.load("tests/data/efficientnet_lite0.npz")
 RESNET = np.load("tests/data/resnet50.npz")
@@ -78,6 +78,29 @@ def test_blocks_of_few_images_at_a_time_are_those_of_xla(monkeypatch, side, size
     jax.tree.map(assert_close, few, plain)
     doubled = jax.pmap(both(bottleneck.few_at_a_time))(*jax.tree.map(lambda a: jnp.stack([a, a]), (x, weights)))
     jax.tree.map(lambda two, one: assert_close(two[1], one), doubled, plain)
+
+
+@pytest.mark.parametrize(("n", "sides"), [(8, (9, 6)), (3, (8, 7))])
+def test_the_stem_of_few_images_at_a_time_is_that_of_xla(n, sides):
+    """Four of eight images are handled at a time; and one of three, in bfloat16 too."""
+    rng = np.random.default_rng(0)
+    shapes = (n, *sides, 3), (3, 3, 3, 5), (5,)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+    def both(function):
+        def loss(*arrays):
+            y = function(*arrays)
+            return jnp.square(y.astype(jnp.float32)).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+    few, plain = both(stem.few_at_a_time), both(stem.plain)
+    jax.tree.map(assert_close, few(*arrays), plain(*arrays))
+    half = [x.astype(jnp.bfloat16) for x in arrays]
+    for ours, theirs in zip(jax.tree.leaves(few(*half)), jax.tree.leaves(plain(*half)), strict=True):
+        assert ours.dtype == theirs.dtype
+        ours, theirs = (np.asarray(x, np.float32) for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
 
 
 def test_missing_weights_say_where_to_get_them(monkeypatch, tmp_path):
