@@ -67,13 +67,14 @@ def test_replays_ten_recorded_steps_of_the_original(tmp_path, one_device):
     backbone = googlenet.load_googlenet_mat(googlenet_weights.write(tmp_path / "weights.mat"))
     params = {"backbone": jax.tree.map(jnp.asarray, backbone), "embedding": embedding}
     state = batches.replicate(State(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {}))
-    metrics, step = [], None
-    for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True):
-        pairs = images.swapaxes(0, 1)[None]
-        batch = batches.Batch(pairs, np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
-        step = step or pmap_train_step(recipe).lower(state, batch).compile(
-            OPTIMISED if jax.default_backend() == "cpu" else None
-        )
+    stream = [
+        batches.Batch(images.swapaxes(0, 1)[None], np.ones((1, 6, 2, 2), np.float32), labels[None].astype(np.int32))
+        for images, labels in zip(RECORDED["images"], RECORDED["labels"], strict=True)
+    ]
+    options = OPTIMISED if jax.default_backend() == "cpu" else None
+    step = pmap_train_step(recipe).lower(state, stream[0]).compile(options)
+    metrics = []
+    for batch in stream:
         state, values = step(state, batch)
         metrics.append({name: float(x[0]) for name, x in values.items()})
     loss, penalty, rate = (np.array([m[k] for m in metrics]) for k in ("loss", "weight_penalty", "learning_rate"))

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from symm_jax import devices
-from symm_jax.models.convolution import conv
+from symm_jax.models.convolution import bias_gradient, conv, pixel_product, sum_dtype
 
 Images = Float[Array, "n height width channels"]
 ImagesOut = Float[Array, "n height_out width_out features"]
@@ -105,7 +105,7 @@ def _backward(stride, residuals, dy):
         dx, gradients = _backward_of_few(x, dy, weights, stride)
         return jax.tree.map(jnp.add, totals, gradients), dx
 
-    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, _wide(w)), weights)
+    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, sum_dtype(w)), weights)
     gradients, dx = lax.scan(add, zeros, (_split(x, group), _split(dy, group)))
     return _joined(dx), jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, weights)
 
@@ -145,13 +145,13 @@ def _backward_of_few(x, dy, weights, stride):
     kernel = weights["depthwise"][0]
     dwide = _masked(wide, _product(dy, weights["project"][0]))
     gradients = {
-        "project": (_pointwise_gradient(wide, dy), _bias_gradient(dy)),
-        "depthwise": (_kernel_gradient(padded, dwide, len(kernel), stride), _bias_gradient(dwide)),
+        "project": (pixel_product(wide, dy)[None, None], bias_gradient(dy)),
+        "depthwise": (_kernel_gradient(padded, dwide, len(kernel), stride), bias_gradient(dwide)),
     }
     dx = _input_gradient(dwide, kernel, stride, x.shape[1:3])
     if "expand" in weights:
         dexpanded = _masked(expanded, dx)
-        gradients["expand"] = _pointwise_gradient(x, dexpanded), _bias_gradient(dexpanded)
+        gradients["expand"] = pixel_product(x, dexpanded)[None, None], bias_gradient(dexpanded)
         dx = _product(dexpanded, weights["expand"][0])
     return dx + dy if x.shape == dy.shape else dx, gradients
 
@@ -163,20 +163,6 @@ def _masked(y, dy):
 
 def _product(dy, kernel):
     return jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0])
-
-
-def _wide(x):
-    """The dtype of sums over images."""
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _bias_gradient(dy):
-    return dy.sum((0, 1, 2), _wide(dy))
-
-
-def _pointwise_gradient(x, dy):
-    x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
-    return lax.dot_general(x, dy, (((0,), (0,)), ((), ())), preferred_element_type=_wide(dy))[None, None]
 
 
 def _input_gradient(dy, kernel, stride, sides):
@@ -206,7 +192,7 @@ def _input_gradient(dy, kernel, stride, sides):
 
 def _kernel_gradient(padded, dy, size, stride):
     """The sum over all output pixels of the inputs that they meet, times their gradient."""
-    (n, height, width, channels), dtype = dy.shape, _wide(dy)
+    (n, height, width, channels), dtype = dy.shape, sum_dtype(dy)
     # Few rows of an output image at a time: their terms are one sum, which stays in registers.
     rows = max(r for r in range(1, height + 1) if height % r == 0 and (r == 1 or r * width <= _PIXELS))
     group = math.gcd(n, _IMAGES)  # the processor's cores share them

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symm_jax.models.convolution import conv
+from symm_jax.models.convolution import bias_gradient, conv, pixel_product, sum_dtype
 
 _PIXELS = 7000  # of a feature map, handled at a time: enough for products at full speed, few enough for the caches
 _FEW = 8  # channels of an image: with fewer, the products of single kernel positions would be too small
@@ -43,24 +43,13 @@ def _pointwise_backward(residuals, dys):
     x, weights, ys = residuals
     dy = jnp.concatenate([jnp.where(y > 0, dy, 0) for y, dy in zip(ys, dys, strict=True)], -1)
     dx = jnp.einsum("nhwo,io->nhwi", dy, jnp.concatenate([kernel[0, 0] for kernel, _ in weights], -1))
-    rows = dy.reshape(-1, dy.shape[-1])
-    dkernel, dbias = _product(x.reshape(-1, x.shape[-1]), rows), rows.sum(0, _wide(dy))
+    dkernel, dbias = pixel_product(x, dy), bias_gradient(dy)
     ends = list(itertools.accumulate(len(bias) for _, bias in weights))[:-1]
     dkernels, dbiases = jnp.split(dkernel[None, None], ends, -1), jnp.split(dbias, ends)
     return dx, jax.tree.map(lambda dw, w: dw.astype(w.dtype), list(zip(dkernels, dbiases, strict=True)), weights)
 
 
 pointwise_relu.defvjp(_pointwise_forward, _pointwise_backward)
-
-
-def _wide(x):
-    """The dtype of sums over images."""
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _product(a, b):
-    """a^T b."""
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=_wide(a))
 
 
 _spatial_relu = jax.custom_vjp(_relu, nondiff_argnums=(3,))
@@ -80,10 +69,10 @@ def _backward(stride, residuals, dy):
     def add(totals, start):
         x, y, dy = (lax.dynamic_slice_in_dim(a, start, block) for a in arrays)
         dy = jnp.where(y > 0, dy, 0)
-        gradients = _kernel_gradient(x, dy, kernel.shape[0], stride), dy.sum((0, 1, 2), _wide(dy))
+        gradients = _kernel_gradient(x, dy, kernel.shape[0], stride), bias_gradient(dy)
         return jax.tree.map(jnp.add, totals, gradients), _input_gradient(x, kernel, dy, stride)
 
-    zeros = tuple(jnp.zeros(w.shape, _wide(w)) for w in (kernel, bias))
+    zeros = tuple(jnp.zeros(w.shape, sum_dtype(w)) for w in (kernel, bias))
     (dkernel, dbias), dx = lax.scan(add, zeros, jnp.arange(0, len(y), block))
     return dx.reshape(x.shape), dkernel.astype(kernel.dtype), dbias.astype(bias.dtype)
 
@@ -113,10 +102,10 @@ def _kernel_gradient(x, dy, size, stride):
     if x.shape[-1] < _FEW:  # channels first: the product's fast order
         x = jnp.pad(x.transpose(3, 0, 1, 2), [(0, 0), (0, 0), *ends])
         patches = jnp.concatenate(shifted(x, 2)).reshape(-1, len(dy))
-        dkernel = jnp.matmul(patches, dy, preferred_element_type=_wide(dy))
+        dkernel = jnp.matmul(patches, dy, preferred_element_type=sum_dtype(dy))
     else:
         x = jnp.pad(x, [(0, 0), *ends, (0, 0)])
-        dkernel = jnp.stack([_product(a.reshape(-1, x.shape[-1]), dy) for a in shifted(x, 1)])
+        dkernel = jnp.stack([pixel_product(a, dy) for a in shifted(x, 1)])
     return dkernel.reshape(size, size, -1, dy.shape[-1])
 
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from symm_jax import devices
+from symm_jax.models.convolution import bias_gradient, pixel_product, sum_dtype
 
 Images = Float[Array, "n height width channels"]
 ImagesOut = Float[Array, "n height_out width_out features"]
@@ -78,17 +79,15 @@ def _forward(x, kernel, bias):
 
 def _backward(residuals, dy):
     x, kernel, bias, y = residuals
-    wide = jnp.promote_types(x.dtype, jnp.float32)
     dy = jnp.where((y > 0) & (y < 6), dy, 0)
 
     def add(total, few):
         x, dy = few
-        patches, dy = (a.reshape(-1, a.shape[-1]) for a in (_patches(x, kernel), dy))
-        return total + lax.dot_general(patches, dy, (((0,), (0,)), ((), ())), preferred_element_type=wide), None
+        return total + pixel_product(_patches(x, kernel), dy), None
 
-    dkernel, _ = lax.scan(add, jnp.zeros(_matrix(kernel).shape, wide), (_split(x), _split(dy)))
+    dkernel, _ = lax.scan(add, jnp.zeros(_matrix(kernel).shape, sum_dtype(dy)), (_split(x), _split(dy)))
     dx = jax.vjp(lambda x: _conv(x, kernel), x)[1](dy)[0]  # training does not use it, and XLA leaves it out
-    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype), dy.sum((0, 1, 2), wide).astype(bias.dtype)
+    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype), bias_gradient(dy).astype(bias.dtype)
 
 
 few_at_a_time.defvjp(_forward, _backward)
