@@ -190,8 +190,9 @@ def test_a_queue_is_more_columns(name):
         ("margin", 2, LABELS, {"synthesis": synthesis.SiMix(KEY), "mining": "distance_weighted", "key": KEY}),
         ("contrastive", 4, LABELS, {"queue": create_queue(3)}),
         ("ntxent", 4, np.array([0, 0, 1, 2, 3, 4, 5, 6]), {}),  # two positives, fewer than devices
+        ("circle", 2, LABELS, {}),
     ],
-    ids=["metrix", "simix", "queue", "few positives"],
+    ids=["metrix", "simix", "queue", "few positives", "circle"],
 )
 def test_split_over_devices_is_the_whole(name, devices, labels, options):
     x = random_embeddings(8, 5)

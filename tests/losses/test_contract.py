@@ -26,7 +26,7 @@ def mean_loss(anchor, positive, labels, *, margin=0.0, axis_name=None):
     return jnp.mean(jnp.where(different, anchor @ columns.T + margin, 0))
 
 
-# Batch losses share their rows, synthesis and axis: one of them is enough. Other tests share most others over devices.
+# Batch losses share their rows, synthesis and axis: one of them is enough. Other tests share the others over devices.
 BATCH_LOSSES = {name for name, function in losses.LOSSES.items() if contract.takes_batch(function)}
 CHECKED = [name for name in losses.LOSSES if name not in BATCH_LOSSES - {"recall_at_k"}]
 
