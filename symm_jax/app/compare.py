@@ -47,7 +47,7 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
     Args:
       comparison: `methods` (name -> config of a run), `baseline` (the one that the others are compared with, or a
         mapping from method to baseline), `seeds`, and `validation_classes`, a tuple: 0 for the paper's protocol, a
-        number of training classes to hold out for honest best.
+        number of training classes to hold out, whose images choose the checkpoint.
       workdir: holds METHOD/validationN/seedS, a workdir each, comparison.json and comparison.png.
 
     Returns:
@@ -66,6 +66,8 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
             train(run.config, run.workdir)
         faults += evaluate(run.config, [run.workdir])
     rows = summarise(comparison, runs)
+    if not rows:
+        return faults
     # JSON has no NaN.
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
     files.write_text(paths.comparison(workdir), json.dumps(plain, indent=2, allow_nan=False) + "\n")
@@ -102,11 +104,12 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
     """The result of every protocol, way of choosing a checkpoint, metric and method, from the runs' metric files.
 
     Returns:
-      [{"validation_classes", "chosen", "metric", "method", "values" (one a seed), "mean", "half", "difference",
-      "difference_half"}]; the differences are paired by seed, method minus its baseline, NaN for one that has none.
+      [{"validation_classes", "chosen", "metric", "method", "seeds", "values" (one a seed), "mean", "half",
+      "difference", "difference_half"}]; the differences are method minus its baseline, over the seeds that were
+      measured of both, NaN for a method that has none.
     """
     baselines = _baselines(comparison)
-    found: dict[tuple, dict[str, list[float]]] = {}
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
     for run in runs:
         protocol = create_protocol(run.config)
         # A run that went further once is compared at the length that is asked for.
@@ -116,16 +119,17 @@ def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> lis
             for metric in protocol.columns:
                 if metric in row and not metric.startswith(best.VALIDATION):
                     group = found.setdefault((run.held_out, how, metric), {})
-                    group.setdefault(run.method, []).append(row[metric])
+                    group.setdefault(run.method, {})[run.seed] = row[metric]
     rows = []
     for (held_out, how, metric), methods in found.items():
         for method, values in methods.items():
-            mean, half = interval(values)
+            mean, half = interval(list(values.values()))
             row = {"validation_classes": held_out, "chosen": how, "metric": metric, "method": method}
-            row |= {"values": values, "mean": mean, "half": half, "difference": math.nan, "difference_half": math.nan}
-            against = methods.get(baselines.get(method, ""), [])
-            if len(against) == len(values):
-                row["difference"], row["difference_half"] = interval(np.subtract(values, against).tolist())
+            row |= {"seeds": list(values), "values": list(values.values()), "mean": mean, "half": half}
+            row |= {"difference": math.nan, "difference_half": math.nan}
+            against = methods.get(baselines.get(method, ""), {})
+            if differences := [value - against[seed] for seed, value in values.items() if seed in against]:
+                row["difference"], row["difference_half"] = interval(differences)
             rows.append(row)
     return rows
 
@@ -171,8 +175,9 @@ def table(rows: Sequence[dict]) -> str:
                 cell += f" ({_per_cent(row['difference'], row['difference_half'], '+')})"
             cells.append(cell)
         lines.append(f"| {key[0]} | {best.MEANINGS[key[1]]} | {key[2]} | {' | '.join(cells)} |")
-    seeds = len(rows[0]["values"])
-    meaning = f"mean ± 95 % interval of {seeds} seeds" if seeds > 1 else "one seed"
+    fewest, most = (f(len(row["seeds"]) for row in rows) for f in (min, max))
+    number = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds, because some were not measured"
+    meaning = f"mean ± 95 % interval of {number}" if most > 1 else "one seed"
     lines += ["", f"Per cent, {meaning}; in brackets the difference to its baseline, seed by seed."]
     return "\n".join(lines)
 

@@ -64,6 +64,23 @@ def test_differences_are_paired_by_seed(comparison, tmp_path, one_device):
     text = compare.table(rows)
     assert "| 2 | chosen on held-out training classes | symm | 65.00 ± 114.36 (+5.00 ± 12.71) | 10.00 ± 0.00" in text
     assert "| 0 | last checkpoint | plain | 10.00 ± 0.00 | 30.00" in text
+    assert "interval of 2 seeds;" in text
+
+
+def test_seeds_that_only_one_method_has_are_not_paired(comparison, tmp_path, one_device):
+    comparison.seeds, comparison.validation_classes = (2, 3, 4, 5), (0,)
+    measured = {"plain": {2: 0.5, 3: 0.7, 4: 0.6}, "symm": {3: 0.8, 4: 0.7, 5: 0.1}}
+    runs = compare.plan(comparison, tmp_path)
+    for run in runs:
+        if value := measured[run.method].get(run.seed):
+            with metric_log.MetricLog(run.workdir, "eval") as log:
+                log.write(1, {"recall@1": value})
+    rows = compare.summarise(comparison, runs)
+    row = next(r for r in rows if r["method"] == "symm" and r["chosen"] == "last")
+    assert (row["seeds"], row["difference"]) == ([3, 4, 5], pytest.approx(0.1))
+    plain = [r | {"seeds": r["seeds"][:1]} if r["method"] == "plain" else r for r in rows]
+    assert "interval of 1 to 3 seeds, because some were not measured" in compare.table(plain)
+    assert compare.summarise(comparison, compare.plan(comparison, tmp_path / "nothing")) == []
 
 
 def test_each_method_may_have_its_own_baseline(comparison, tmp_path, one_device):
