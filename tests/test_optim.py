@@ -13,7 +13,7 @@ from symm_jax.training import batches
 from symm_jax.training.recipe import Recipe
 from symm_jax.training.step import State, pmap_train_step
 
-RECORDED = np.load("tests/data/training.npz")
+RECORDED = np.load("tests/records/training.npz")
 # Ten steps take longer than it takes to optimise this program a little. The flags of the tests optimise nothing.
 OPTIMISED = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 

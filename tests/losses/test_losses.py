@@ -11,7 +11,7 @@ import slow_losses as slow
 
 from symm_jax import losses, synthesis
 
-RECORDED = np.load("tests/data/losses.npz")
+RECORDED = np.load("tests/records/losses.npz")
 CASES = [k.removesuffix("/loss") for k in RECORDED.files if k.endswith("/loss")]
 PAPER_BATCH = [RECORDED[f"paper_batch/{name}"] for name in ("anchor", "positive", "labels")]
 
@@ -102,7 +102,7 @@ def test_matches_the_original(case):
     ],
 )
 def test_matches_pytorch_metric_learning(name, loss):
-    record = np.load("tests/data/pytorch_metric_learning.npz")
+    record = np.load("tests/records/pytorch_metric_learning.npz")
     batch = record["anchor"].astype(np.float32), record["positive"].astype(np.float32), np.arange(12)
     expected = record[f"{name}/loss"], [record[f"{name}/grad_{x}"] for x in ("anchor", "positive")]
     assert_close(value_and_gradients(loss, batch), expected)

@@ -11,7 +11,7 @@ from symm_jax import errors, models
 from symm_jax.app import fields
 from symm_jax.models import googlenet, layers
 
-RECORDED = np.load("tests/data/googlenet.npz")
+RECORDED = np.load("tests/records/googlenet.npz")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from symm_jax import errors, models
 from symm_jax.models import resnet, torchfile
 
-REAL = Path("tests/data/old_format.pth").read_bytes()
+REAL = Path("tests/records/old_format.pth").read_bytes()
 
 
 def read(tmp_path, content):
