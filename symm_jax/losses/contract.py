@@ -34,6 +34,8 @@ def check(name: str, function: Callable) -> None:
         )
     if "synthesis" in options:
         _check_synthesis_options(what, options)
+    if "key" in options:
+        function = functools.partial(function, key=jax.random.key(0))
     _check_values(what, function)
     if "synthesis" in options:
         what = f"{what} with synthesis"

@@ -1,5 +1,8 @@
 """The margin loss, over all triplets or with distance-weighted sampling."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,10 +55,12 @@ def margin_loss(
         of JAX are an error.
       margin: distance from beta at which a term becomes 0, 0 or more.
       beta: the distance that separates positives from negatives: a number; or an array, () or (classes,), that is
-        learnt: gradients pass through it. Labels then index it, from 0. The paper adds nu x its mean to the loss.
+        learnt: gradients pass through it. Labels then index it, from 0. In a compiled program, a label outside it makes
+        the loss NaN. The paper adds nu x its mean to the loss.
       mining: the triplets. "all"; or "distance_weighted": for each (x, p) one negative, sampled with weights that are
         large where distances between random unit vectors are rare, among negatives nearer than 1.4.
-      key: PRNG key of the sampling. The sample does not depend on the number of devices.
+      key: PRNG key of the sampling. The sample does not depend on the number of devices, with JAX's default keys
+        (threefry).
       positives: with labels=None, (n, n) bool: which images, or pairs, are positives of each other; symmetric. Across
         devices (n, N), the rows of this device.
       synthesis: (anchor, positive) -> coefficients (n, points, 2); or SiMix. None: the originals only.
@@ -84,8 +89,8 @@ def margin_loss(
     pair_loss.check_number("margin", margin)
     if mining not in ("all", "distance_weighted"):
         raise ValueError(f"mining must be all or distance_weighted; got {mining!r}")
-    if mining == "distance_weighted" and key is None:
-        raise ValueError("mining='distance_weighted' needs a key, such as jax.random.key(step)")
+    if mining == "distance_weighted":
+        dtypes.require_key(key, "mining='distance_weighted'")
     batch = prepare(
         embeddings,
         labels,
@@ -107,7 +112,7 @@ def margin_loss(
             pushes = jnp.sum(row.positive, axis=1, keepdims=True)
         else:
             pulls = jnp.any(row.negative, axis=1, keepdims=True)
-            pushes = _sample_negatives(row, dim)
+            pushes = _sample_negatives(row, dim, implementation)
         distance = rows.to_distance(row.values)
         threshold = row.extra[:, None]
         pull = jax.nn.relu(distance - threshold + margin)
@@ -119,9 +124,11 @@ def margin_loss(
             jnp.sum(pulls * pull) + jnp.sum(pushes * push), jnp.sum(pulls * (pull > 0)) + jnp.sum(pushes * (push > 0))
         )
 
-    keys = None
+    keys, implementation = None, None
     if mining == "distance_weighted" and key is not None:
-        keys = jax.random.key_data(jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.ids.position))
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.ids.position)
+        if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+            keys, implementation = jax.random.key_data(keys), jax.random.key_impl(keys)
     return rows.mean_over_rows(batch, formula, extra=_find_beta(beta, batch, labels is None), keys=keys)
 
 
@@ -142,10 +149,10 @@ def _find_beta(beta: ArrayLike, batch: Batch, masked: bool) -> jax.Array:
         lowest, highest = np.min(label), np.max(label)
         if lowest < 0 or highest >= len(beta):
             raise ValueError(f"labels must index beta, from 0 to {len(beta) - 1}; they are {lowest} to {highest}")
-    return beta.astype(dtype)[label]
+    return jnp.where((label >= 0) & (label < len(beta)), beta.astype(dtype)[label], jnp.nan)
 
 
-def _sample_negatives(row: Row, dim: int) -> jax.Array:
+def _sample_negatives(row: Row, dim: int, implementation: Any = None) -> jax.Array:
     """How often each negative is sampled, (rows, columns): once per positive of its row, with replacement.
 
     The weight of a negative at the distance d is 1 / q(d), where q(d) = d^(dim - 2) (1 - d^2 / 4)^((dim - 3) / 2) is
@@ -164,7 +171,8 @@ def _sample_negatives(row: Row, dim: int) -> jax.Array:
     column = jnp.arange(weight.shape[1])[None, :]
 
     def draw(k, counts):
-        keys = jax.vmap(lambda data: jax.random.fold_in(jax.random.wrap_key_data(data), k))(row.keys)
+        wrap = functools.partial(jax.random.wrap_key_data, impl=implementation)
+        keys = jax.vmap(lambda data: jax.random.fold_in(wrap(data), k))(row.keys)
         point = jax.vmap(lambda key: jax.random.uniform(key, dtype=d.dtype))(keys) * upto[:, -1]
         chosen = jnp.sum(upto <= point[:, None], axis=1)  # the first column whose sum is above the point
         return counts + ((column == chosen[:, None]) & (k < number[:, None]))

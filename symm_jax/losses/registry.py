@@ -14,7 +14,7 @@ A loss is a pure function
   this device. The loss compares them with the columns of all devices, which
   `symm_jax.similarity.gather((positive, labels), axis_name)` returns, or for a batch loss that of (embeddings, labels).
   The mean of the value over the devices, and the mean of its gradients, must be those of the whole batch on one device.
-- `key` is an option of a loss that is random. Training sets it to another PRNG key in every step.
+- `key` is an option of a loss that is random. Training sets it to another PRNG key in every step and for every loss.
 - `queue` is an option of a batch loss that is compared with past steps: a `symm_jax.queues.Queue` of (embeddings (size,
   dim), labels (size,)), or None. Training sets it, if the config of the loss has "queue".
 
@@ -140,8 +140,13 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         given = _Given(axis_name, key, proxies or {}, queues or {})
         total: Any = 0.0
         metrics = {}
+        drawn = 0
         for title, term in zip(titles, terms, strict=True):
-            value = term.function(anchor, positive, labels, given)
+            own = given
+            if term.is_random:
+                own = given if not drawn or key is None else given._replace(key=jax.random.fold_in(key, drawn))
+                drawn += 1
+            value = term.function(anchor, positive, labels, own)
             if term.candidates:
                 value, winners = value
                 metrics |= _describe_winners(title, winners, term.candidates)
@@ -173,6 +178,7 @@ class _Term(NamedTuple):
     weight: float
     function: Callable[..., Any]  # (anchor, positive, labels, given) -> value; with `candidates`, (value, winners)
     candidates: str  # with a synthesis of points, the kind of pairs of points; else ""
+    is_random: bool  # whether it needs a key: no two such terms of a step have the same
 
 
 def _describe_winners(name: str, winners: jax.Array, candidates: str) -> dict[str, jax.Array]:
@@ -203,19 +209,35 @@ def _create_term(title: str, spec: Mapping[str, Any]) -> _Term:
         **{key: value for key, value in options.items() if key not in _OF_TRAINING},
     )
 
+    loss_draws, synthesis_draws = "key" in parameters, bool(synthesis and _needs_key(synthesis.func))
+
     def term(anchor, positive, labels, given):
-        own = {"axis_name": given.axis_name} | ({"key": given.key} if "key" in parameters else {})
-        kept = given.queues[title] if queue else None
+        loss_key = synthesis_key = given.key
+        if loss_draws and synthesis_draws and given.key is not None:
+            loss_key, synthesis_key = jax.random.split(given.key)
+        own = {"axis_name": given.axis_name} | ({"key": loss_key} if loss_draws else {})
+        kept = _find(given.queues, title, "queues") if queue else None
         if synthesis:
-            own["synthesis"] = _complete(synthesis, given.key, kept)
+            own["synthesis"] = _complete(synthesis, synthesis_key, kept)
         if queue and not queue.of_steps:
             own["queue"] = kept
         if has_proxies:
-            return function(*contract.take_images(anchor, positive, labels), given.proxies[title], **own)
+            proxies = _find(given.proxies, title, "proxies")
+            return function(*contract.take_images(anchor, positive, labels), proxies, **own)
         return function(anchor, positive, labels, **own)
 
     _check_values(title, spec, term)
-    return _Term(name, weight, term, candidates)
+    return _Term(name, weight, term, candidates, loss_draws or synthesis_draws)
+
+
+def _find(given: Mapping[str, Any], title: str, argument: str) -> Any:
+    """What a term needs of the argument `proxies` or `queues`."""
+    if title not in given:
+        raise errors.InputError(
+            f"the loss needs {argument}[{title!r}]; create {argument} with create_{argument}, of the same losses",
+            argument="losses",
+        )
+    return given[title]
 
 
 def _check_values(title: str, spec: Mapping[str, Any], term: Callable) -> None:
@@ -260,8 +282,12 @@ def _complete(synthesis: functools.partial, key: jax.Array | None, queue: Queue 
     """The synthesis of a step."""
     if makes_points(synthesis.func):
         return synthesis
-    first, *_ = cast(Any, synthesis.func)._fields
-    return synthesis(queue if first == "queue" else key)
+    return synthesis(key if _needs_key(synthesis.func) else queue)
+
+
+def _needs_key(synthesis: Callable) -> bool:
+    """Whether a synthesis, as SYNTHESES has it, is completed by a key."""
+    return not makes_points(synthesis) and cast(Any, synthesis)._fields[0] == "key"
 
 
 def _list_config_options(name: str, function: Callable) -> list[str]:

@@ -12,7 +12,7 @@ import slow_losses
 from symm_jax import losses, queues, synthesis
 from symm_jax.losses import rows
 
-RECORDED = np.load("tests/data/peers.npz")
+RECORDED = np.load("tests/records/peers.npz")
 LOSSES = {
     "contrastive": (losses.contrastive_loss, slow.contrastive),
     "multi_similarity": (losses.multi_similarity_loss, slow.multi_similarity),
@@ -264,6 +264,7 @@ def test_beta_of_the_margin_loss_is_learnt():
     assert np.abs(gradient[jnp.array([0, 2, 3])]).min() > 1e-2
     np.testing.assert_allclose(loss(np.full(4, 1.2, np.float32)), compiled("margin")(x, LABELS)[0], rtol=1e-6)
     np.testing.assert_allclose(loss(np.float32(1.2)), compiled("margin")(x, LABELS)[0], rtol=1e-6)
+    assert np.isnan(jax.jit(lambda labels: losses.margin_loss(x, labels, beta=beta))(LABELS + 1))
 
 
 def test_distance_weighted_sampling_follows_the_density_of_distances():
@@ -288,6 +289,8 @@ def test_the_sample_depends_on_the_key_and_not_on_blocks():
     assert sampled(keys[0], x) == sampled(keys[0], x) != sampled(keys[1], x)
     in_blocks = jax.jit(lambda key, x: loss(x, LABELS, key=key, block_size=3))
     np.testing.assert_allclose(in_blocks(keys[0], x), sampled(keys[0], x), rtol=1e-6)
+    assert sampled(jax.random.PRNGKey(0), x) == sampled(keys[0], x)
+    assert np.isfinite(sampled(jax.random.key(0, impl="rbg"), x))
 
 
 X = random_embeddings(8, 5)
@@ -348,7 +351,8 @@ def test_wrong_arguments_are_named(arguments, options, message):
         ("multi_similarity", {"mining": "own"}, "mining must be all or hard; got 'own'"),
         ("ntxent", {"temperature": 0.0}, "temperature must be .* above 0; got 0.0"),
         ("circle", {"gamma": "80"}, "gamma must be .* got '80'"),
-        ("margin", {"mining": "distance_weighted"}, "needs a key"),
+        ("margin", {"mining": "distance_weighted"}, "needs one PRNG key, .* got None"),
+        ("margin", {"mining": "distance_weighted", "key": 3}, "needs one PRNG key, .* got 3"),
         ("margin", {"mining": "hard"}, "mining must be all or distance_weighted; got 'hard'"),
         ("margin", {"beta": np.ones(3, np.float32)}, "labels must index beta, from 0 to 2; they are 0 to 3"),
         ("margin", {"beta": np.ones((4, 2), np.float32)}, r"beta must be .* got float32 \(4, 2\)"),

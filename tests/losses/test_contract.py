@@ -65,6 +65,18 @@ def test_a_registered_batch_loss_gets_the_images_of_the_pairs():
     assert metrics == {}
 
 
+def noisy_loss(anchor, positive, labels, *, key=None, axis_name=None):
+    """A random loss that keeps the contract."""
+    return mean_loss(anchor, positive, labels, axis_name=axis_name) * (1 + 0.1 * jax.random.uniform(key, ()))
+
+
+def test_a_registered_random_loss_gets_the_key_of_the_step():
+    losses.register("noisy", noisy_loss)
+    key = jax.random.key(5)
+    value, _ = losses.from_config(({"name": "noisy"},))(*BATCH, key=key)
+    np.testing.assert_allclose(value, noisy_loss(*BATCH, key=key))
+
+
 def no_axis(anchor, positive, labels, *, margin=0.0):
     return jnp.mean(anchor @ positive.T)
 

@@ -11,7 +11,7 @@ import pytest
 
 from symm_jax import errors, losses, synthesis
 
-RECORDED = np.load("tests/data/losses.npz")
+RECORDED = np.load("tests/records/losses.npz")
 BATCH = [RECORDED[f"small/{name}"] for name in ("anchor", "positive", "labels")]
 
 
@@ -97,6 +97,24 @@ def test_a_batch_loss_gets_pairs_for_a_synthesis_and_a_key_for_its_sample():
 
     np.testing.assert_allclose(value, separate(pairs, BATCH[2]), rtol=1e-5)
     assert sum(x for name, x in metrics.items() if "winner" in name) == pytest.approx(1)
+
+
+def test_no_two_random_losses_of_a_step_have_the_same_key():
+    key = jax.random.key(3)
+    spec = {"name": "supcon", "synthesis": "simix"}
+
+    def value(*specs):
+        return float(jax.jit(losses.from_config(specs))(*BATCH, key=key)[0])
+
+    once = value(spec)
+    assert value(spec, spec) != pytest.approx(2 * once, rel=1e-6)
+    assert value({"name": "npair"}, spec) == pytest.approx(value({"name": "npair"}) + once, rel=1e-6)
+
+
+def test_what_a_loss_keeps_is_named_when_it_is_missing():
+    for spec, missing in ({"name": "cosface"}, "proxies"), ({"name": "contrastive", "queue": 8}, "queues"):
+        with pytest.raises(errors.InputError, match=rf"needs {missing}\['{spec['name']}'\].*create_{missing}"):
+            losses.from_config([spec])(*BATCH)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
