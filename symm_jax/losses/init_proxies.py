@@ -45,7 +45,7 @@ def init_proxies(
       (classes, dim), or with `per_class` (classes, per_class, dim) float32.
 
     Raises:
-      InputError: the loss is not known, or a number is not an integer above 0.
+      InputError: the loss is not known or takes no per_class, or a number is not an integer above 0.
 
     Example:
       >>> init_proxies("proxy_anchor", jax.random.key(0), classes=98, dim=512).shape
@@ -57,6 +57,8 @@ def init_proxies(
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             fact = f"{what} of {name!r} must be an integer, 1 or more; got {size!r}"
             raise errors.InputError(fact, argument="losses")
+    if per_class is not None and name not in ("arcface", "soft_triple"):
+        raise errors.InputError(f"{name!r} has one proxy per class; leave per_class out", argument="losses")
     if name == "soft_triple" and per_class is None:
         raise errors.InputError("soft_triple needs per_class, such as 10", argument="losses")
     scale = rule(classes, sizes["per_class"], dim)

@@ -110,7 +110,10 @@ def find_neighbours(
     gallery = jnp.asarray(tiles.unit_rows(embeddings))
     rows = np.asarray(rows)
     among = np.ones(len(gallery), bool) if among is None else np.asarray(among)
-    find = functools.partial(_neighbours, k=min(k, int(among.sum()) - int(among[rows].any())))
+    k = min(k, int(among.sum()) - int(among[rows].any()))
+    if not len(rows):
+        return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
+    find = functools.partial(_neighbours, k=k)
     found = [find(gallery, among, rows[start : start + block_size]) for start in range(0, len(rows), block_size)]
     images, cosines = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return images, cosines

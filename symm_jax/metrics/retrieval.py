@@ -1,5 +1,6 @@
 """Retrieval metrics: pure functions of embeddings and labels."""
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,6 +111,8 @@ def retrieval(
 
 def _rank(embeddings, labels, gallery, gallery_labels, *, nearest_only: bool = False) -> ranking.Ranks:
     require_labelled(embeddings, labels, "embeddings", "labels", one_class_suffices=gallery is not None)
+    if not len(embeddings):
+        raise ValueError("there is no query: embeddings are empty")
     if gallery is None and gallery_labels is not None:
         raise ValueError("gallery_labels need a gallery; got gallery_labels without a gallery")
     if gallery is not None:
@@ -137,7 +140,7 @@ def _check_ks(ks: Sequence[int], others: int) -> None:
     if not isinstance(ks, Sequence):
         raise ValueError(f"ks must be a sequence of integers such as (1, 2, 4, 8), got {ks!r}")
     for k in ks:
-        if k != int(k) or not 1 <= k <= others:
+        if not (isinstance(k, numbers.Real) and 1 <= k <= others and k == int(k)):
             raise ValueError(
                 f"k = {k}: a query is compared with {others:,} images, so k must be an integer from 1 to {others:,}"
             )

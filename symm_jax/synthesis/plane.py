@@ -18,6 +18,7 @@ The first two points are the originals, (1, 0) and (0, 1), because the miner sel
 Pass the function to a loss, `npair_loss(..., synthesis=halfway)`. For use in a config, `register` it.
 """
 
+import math
 import numbers
 from collections.abc import Callable
 
@@ -72,10 +73,11 @@ def symmetric(
     Returns:
       Coefficients (n, 4, 2), float32 or float64, of: anchor, positive, mirror image of the positive about the anchor,
       mirror image of the anchor about the positive. An axis of norm 0 has no direction. The mirror image is then
-      -norm_ratio p, with finite gradients.
+      -norm_ratio p, with finite gradients; with `rescale` it is 0. So is, with `rescale`, a result that rounding makes
+      0, which takes nearly parallel points and a `ratio` near 1.
 
     Raises:
-      ValueError: anchor and positive are not both (n, dim).
+      ValueError: anchor and positive are not both (n, dim), or a ratio is not a finite number.
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,6 +85,9 @@ def symmetric(
       >>> print(points(symmetric(a, p), a, p)[0, 2].round(3))
       [ 0.6 -0.8]
     """
+    for name, value in ("ratio", ratio), ("norm_ratio", norm_ratio):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite Python number; got {value!r}")
     aa, ap, pp, _ = _products(anchor, positive)
 
     def mirror(axis_axis, point_point):

@@ -11,7 +11,7 @@ import slow_proxy_losses as slow
 from symm_jax import losses
 from symm_jax.losses import PROXY_LOSSES
 
-RECORDED = np.load("tests/data/proxy_losses.npz")
+RECORDED = np.load("tests/records/proxy_losses.npz")
 VARIANTS = PROXY_LOSSES | {
     "original proxy_nca": functools.partial(losses.proxy_nca_loss, with_positive=False, scale=1.0),
     "sub-centres": losses.arcface_loss,
@@ -235,3 +235,5 @@ def test_first_proxies_are_those_of_the_papers():
         losses.init_proxies("proxy_anker", key, 5, 6)
     with pytest.raises(ValueError, match="classes of 'arcface' must be an integer, 1 or more; got 0"):
         losses.init_proxies("arcface", key, 0, 6)
+    with pytest.raises(ValueError, match="'cosface' has one proxy per class; leave per_class out"):
+        losses.init_proxies("cosface", key, 5, 6, per_class=3)

@@ -11,7 +11,7 @@ from slow_ranks import assert_ranks, slow_ranks
 from symm_jax import devices, metrics
 from symm_jax.metrics import ranking
 
-RECORDED = np.load("tests/data/evaluation.npz")
+RECORDED = np.load("tests/records/evaluation.npz")
 CASES = ("balanced", "many_classes", "imbalanced")
 
 
@@ -133,6 +133,7 @@ def test_neighbours_equal_a_slow_sort():
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(cosine, unit[expected] @ unit[row], atol=1e-6)
     assert ranking.find_neighbours(points, np.arange(30), 99)[0].shape == (30, 29)
+    assert ranking.find_neighbours(points, np.arange(0), 5)[0].shape == (0, 5)
 
 
 def test_neighbours_come_from_the_possible_ones():
@@ -163,6 +164,8 @@ def test_neighbours_come_from_the_possible_ones():
         (np.ones((3, 2)), np.zeros(3, int), {}, "fewer than two classes"),
         (np.ones((3, 2)), np.arange(3), {"ks": (0,)}, "k = 0: .* 2 images"),
         (np.ones((3, 2)), np.arange(3), {"ks": (1.5,)}, "k = 1.5: .* integer"),
+        (np.ones((3, 2)), np.arange(3), {"ks": (np.inf,)}, "k = inf: .* integer"),
+        (np.ones((0, 2)), np.arange(0), {"gallery": np.ones((3, 2)), "gallery_labels": np.arange(3)}, "are empty"),
         (np.ones((3, 2)), np.arange(3), {"gallery_labels": [0]}, "without a gallery"),
         (np.ones((3, 2)), np.arange(3), {"ks": (1, 3)}, "k = 3: .* from 1 to 2"),
         (np.ones((3, 2)), np.arange(3), {"gallery": np.ones((2, 2)), "gallery_labels": [0]}, "gallery must be"),

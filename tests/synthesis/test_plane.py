@@ -12,7 +12,7 @@ import pytest
 
 from symm_jax import synthesis
 
-RECORDED = np.load("tests/data/losses.npz")
+RECORDED = np.load("tests/records/losses.npz")
 VECTORS = hnp.arrays(np.float32, (5, 6), elements=st.floats(-3, 3, width=32))
 
 
@@ -73,6 +73,13 @@ def test_coefficients_of_bfloat16_embeddings_are_made_in_float32():
     anchor, positive = np.random.default_rng(2).normal(size=(2, 64, 512)).astype(jnp.bfloat16)
     wide = anchor.astype(np.float32), positive.astype(np.float32)
     np.testing.assert_array_equal(synthesis.symmetric(anchor, positive), synthesis.symmetric(*wide))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("options", [{"ratio": "a"}, {"ratio": float("nan")}, {"norm_ratio": None}])
+def test_a_wrong_ratio_is_named(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a finite Python number"):
+        synthesis.symmetric(np.ones((2, 3)), np.ones((2, 3)), **options)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
