@@ -37,8 +37,8 @@ def create(
 
     Args:
       learning_rate: schedule, step -> learning rate. The first update has step 0.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
+      b1: decay of the first moment, between 0 and 1.
+      b2: decay of the second moment, between 0 and 1.
       eps: term added to the root of the uncorrected second moment, see `scale_by_tensorflow_adam`.
       embedding_gradient_scale: factor of the gradients of params["embedding"].
       clip_norm: largest L2 norm of the gradient of an array; 0: no clip.

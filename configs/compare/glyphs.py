@@ -2,8 +2,8 @@
 
     python launch.py --mode=compare --config=configs/compare/glyphs.py
 
-Twenty runs of one to two minutes on two CPU cores; the README has the result. Seeds 0 and 1 are left out, since the
-recipe was tuned with them.
+Twenty runs of one to two minutes on two CPU cores; docs/comparison.md has the result. Seeds 0 and 1 are left out, since
+the recipe was tuned with them.
 """
 
 import ml_collections

@@ -1,11 +1,12 @@
 """Losses for deep metric learning, each with or without synthetic hard samples.
 
-A loss is a pure function of arrays and keyword options. It returns a scalar. There are two families:
+A loss is a pure function of arrays and keyword options. It returns a scalar. There are three families:
 
 - Pair losses take (anchor (n, dim), positive (n, dim), labels (n,)). Row i of anchor and positive are two different
   images of class labels[i].
 - Batch losses take (embeddings (n, dim), labels (n,)), with any number of images per class. With a synthesis they take
   pairs, (embeddings (n, 2, dim), labels (n,)). rows.py is what they share.
+- Proxy losses take (embeddings (n, dim), labels (n,), proxies (classes, dim)). proxy_loss.py is what they share.
 
 `synthesis` is a function (anchor, positive) -> coefficients: `synthesis.symmetric`, `synthesis.interpolated`, a
 `functools.partial` of one of them, or your own.
