@@ -2,9 +2,9 @@
 
 import contextlib
 import errno
-import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -28,16 +28,16 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     When the block raises, it is deleted.
     With `replace` it takes the place of an existing folder. For a moment a reader may find no folder.
-    A process that is killed inside the block leaves `NAME.partial-*`. The next call for the same path deletes such
-    leftovers, so the caller holds a `lock` for `path`.
+    A process that is killed inside the block leaves a hidden folder, `.NAME.partial-` and eight digits. The next call
+    for the same path deletes such leftovers, so the caller holds a `lock` for `path`.
     """
-    for leftover in sorted(path.parent.glob(f"{glob.escape(path.name)}.partial-*"), reverse=True):
+    for leftover in _leftovers(path):
         if leftover.name.endswith(_BEFORE) and not path.exists():  # killed between the two renamings at the end
             leftover.rename(path)
         else:
             shutil.rmtree(leftover)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+    temporary = path.with_name(f"{_unfinished(path)}{secrets.token_hex(4)}")
     temporary.mkdir()  # mkdtemp would make a folder that other users cannot read
     before = temporary.with_name(f"{temporary.name}{_BEFORE}")
     try:
@@ -53,6 +53,17 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
             before.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _unfinished(path: Path) -> str:
+    return f".{path.name}.partial-"
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """What killed processes left of `path`, a folder that was replaced before the one that replaced it."""
+    name = re.compile(rf"{re.escape(_unfinished(path))}[0-9a-f]{{8}}({_BEFORE})?")
+    found = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted((other for other in found if name.fullmatch(other.name) and other.is_dir()), reverse=True)
 
 
 @contextlib.contextmanager

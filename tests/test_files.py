@@ -50,12 +50,22 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_before_survives_a_kill_between_two_renamings(tmp_path):
-    (tmp_path / "folder.partial-1-before").mkdir()
-    (tmp_path / "folder.partial-1-before/part").touch()
-    (tmp_path / "folder.partial-1").mkdir()
+    (tmp_path / ".folder.partial-0123abcd-before").mkdir()
+    (tmp_path / ".folder.partial-0123abcd-before/part").touch()
+    (tmp_path / ".folder.partial-0123abcd").mkdir()
     with pytest.raises(ZeroDivisionError), files.new_directory(tmp_path / "folder", replace=True):
         _ = 1 / 0
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/part"]
+
+
+def test_folders_and_files_of_others_are_no_leftovers(tmp_path):
+    theirs = ["folder.partial-backup", "folder.partial-0123abcd", ".folder.partial-notes", ".other.partial-0123abcd"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".folder.partial-01234567").touch()
+    with files.new_directory(tmp_path / "folder"):
+        pass
+    assert {p.name for p in tmp_path.iterdir()} == {*theirs, ".folder.partial-01234567", "folder"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has /proc")

@@ -36,7 +36,7 @@ def write(network: Embedder, out: Path, run: card.Run | None = None) -> None:
     """
     _check(out, network, run)
     description = describe(network)
-    lock = out.with_name(f"{out.name}.lock")
+    lock = out.with_name(f".{out.name}.export.lock")
     with (
         files.lock(lock, busy=f"another process exports to {out}"),
         files.new_directory(out, replace=True) as folder,

@@ -32,25 +32,30 @@ _CHANGEABLE_ON_RESUME = (
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Claims `workdir` for training and writes config.json. Only one run trains in a workdir at a time.
+def claim(workdir: Path, config: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[None]:
+    """Claims `workdir` for training, and writes config.json and data.json. Only one run trains in a workdir at a time.
+
+    A run that is refused leaves the files of the run that is there as they are.
 
     With several processes the main process claims it, and the others wait until they see config.json.
 
     Args:
       workdir: the folder.
       config: the run's config as plain JSON types.
+      data: see `check_data`.
 
     Raises:
-      InputError: another process trains there, it holds the run of another config, or it cannot be written.
+      InputError: another process trains there, it holds the run of another config or data, or it cannot be written.
     """
     if not distributed.is_main():
         distributed.require_shared(paths.config(workdir))
+        check_data(workdir, data)
         yield
         return
     create(workdir)
     with files.lock(paths.training_lock(workdir), busy=f"--workdir: another process trains in {workdir}"):
         check_config(workdir, config)
+        check_data(workdir, data)
         files.write_text(paths.config(workdir), json.dumps(config, indent=2) + "\n")
         checkpoints.remove_unfinished(workdir)
         distributed.require_shared(paths.config(workdir))

@@ -47,8 +47,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     arrays = arrays._replace(labels=labels)
     pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
-    with workdirs.claim(workdir, plan.config), contextlib.ExitStack() as stack:
-        workdirs.check_data(workdir, data)
+    with workdirs.claim(workdir, plan.config, data), contextlib.ExitStack() as stack:
         state = _first_state(plan, classes, backbone, workdir, resumes=bool(finished))
         first_step = int(state.step)
         resident = plan.on_device == "always" or (plan.on_device == "auto" and batches.fits_in_device_memory(arrays))

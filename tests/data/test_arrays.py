@@ -41,7 +41,7 @@ def test_all_damaged_photographs_are_named(cars, data_source, monkeypatch):
 
 
 def test_a_folder_is_complete_or_absent(tmp_path):
-    (tmp_path / "made.partial-old").mkdir()
+    (tmp_path / ".made.partial-0123abcd").mkdir()
     with pytest.raises(RuntimeError), files.new_directory(tmp_path / "made") as temporary:
         (temporary / "x").touch()
         raise RuntimeError

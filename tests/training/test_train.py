@@ -186,9 +186,11 @@ def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
     tiny.num_steps, tiny.checkpoint_every = 2, 2
     train(tiny, tmp_path / "run")
     photographs.cars_original(tmp_path / "other", classes=(1, 2, 3, 4, 5, 98, 99, 100, 196))
+    before = (tmp_path / "run/config.json").read_bytes()
     tiny.data.dir, tiny.num_steps = str(tmp_path / "other"), 4
     with pytest.raises(errors.InputError, match="its train split was 15 images of 5 classes .* 18 images of 6"):
         train(tiny, tmp_path / "run")
+    assert (tmp_path / "run/config.json").read_bytes() == before
     photographs.cars_original(tmp_path / "more", classes=(1, 2, 3, 4, 98, 99, 100, 101))
     tiny.data.dir = str(tmp_path / "more")
     with pytest.raises(errors.InputError, match="other data: its test split was"):
