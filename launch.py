@@ -5,23 +5,30 @@ import signal
 import sys
 import traceback
 
-from absl import app
+_INTERRUPT = signal.getsignal(signal.SIGINT)
+if __name__ == "__main__" and _INTERRUPT is signal.default_int_handler:
+    # XLA loses an exception that a signal raises while it is imported, so that Ctrl-C ends the program without one.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from symm_jax.app import flags, huge_pages, system
-from symm_jax.errors import InputError
+try:
+    from absl import app
+
+    from symm_jax.app import flags, huge_pages, system
+    from symm_jax.errors import InputError
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {sys.executable} does not have the package {error.name}. Run make install, and then "
+        ".venv/bin/python launch.py, or activate the environment that has it."
+    )
 
 
 def main(_) -> None:
     huge_pages.restart()
-    # Imported after the flags have been checked: a typing error is answered at once. XLA loses an exception that a
-    # signal raises while it is imported, so that Ctrl-C ends the program without one.
-    interrupt = signal.getsignal(signal.SIGINT)
-    if interrupt is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    # Imported after the flags have been checked: a typing error is answered at once.
     from symm_jax import distributed
     from symm_jax.app import modes
 
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, _INTERRUPT)
     code, faults, coordinator = 1, [], flags.COORDINATOR.value
     try:
         if coordinator:

@@ -18,8 +18,8 @@ from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.evaluation.protocol import create_protocol
 from symm_jax.run import best, config_json, paths
 from symm_jax.run import workdir as workdirs
-from symm_jax.training.recipe import create_recipe
-from symm_jax.training.train import train
+from symm_jax.training.recipe import create_plan, create_recipe
+from symm_jax.training.train import load_data, train
 
 
 class Run(NamedTuple):
@@ -58,6 +58,7 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
     """
     runs = plan(comparison, workdir)
     fetch.fetch_missing({run.workdir: run.config for run in runs})
+    _check_data(runs)
     faults = []
     for number, run in enumerate(runs, 1):
         print(f"\nrun {number} of {len(runs)}: {run.method}, {run.held_out} classes held out, seed {run.seed}")
@@ -98,6 +99,15 @@ def plan(comparison: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
                     Run(method, held_out, seed, config, workdir / method / f"validation{held_out}" / f"seed{seed}")
                 )
     return runs
+
+
+def _check_data(runs: Sequence[Run]) -> None:
+    """Loads the data of every method once, so that a method that cannot train on it ends no comparison half-way."""
+    for run in {(run.method, run.held_out): run for run in runs}.values():
+        try:
+            load_data(create_plan(run.config))
+        except InputError as error:
+            raise InputError(f"config.methods.{run.method}, with {run.held_out} classes held out: {error}") from error
 
 
 def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[dict]:

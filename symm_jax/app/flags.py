@@ -12,7 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from symm_jax.app import config_check, fields, system, use_flags
+from symm_jax.app import config_check, config_faults, fields, system, use_flags
 from symm_jax.errors import InputError, suggest
 
 MODES = {
@@ -67,12 +67,10 @@ def parse(argv: list[str]) -> list[str]:
     try:
         argv = _with_saved_config(argv)
         for file in _config_files(argv):
-            if not Path(file).is_file():
-                what = "is a folder" if Path(file).is_dir() else "there is no such file"
-                raise flags.Error(f"--config={file}: {what}; configs/ has the files that ship")
+            config_faults.check_file(file)
         for name in _config_fields(argv):
             config_check.check_name(name, (_values(argv, "mode") or [""])[-1])
-        rest = flags.FLAGS(argv)[1:]
+        rest = _run_config(argv)[1:]
         if rest:
             dashes = next((f"; did you mean --{word}?" for word in rest if re.match(r"(config\.|\w+=)", word)), "")
             dashes = dashes or next((f"; did you mean --config={word}?" for word in rest if word.endswith(".py")), "")
@@ -84,6 +82,16 @@ def parse(argv: list[str]) -> list[str]:
         print_error(error, argv)
         sys.exit(1 if isinstance(error, OSError) else 2)
     return argv[:1]
+
+
+def _run_config(argv: list[str]) -> list[str]:
+    """Parses all flags, which runs the config file. Whatever it raises is a mistake in it. Returns the other words."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError):
+        raise  # of absl and ml_collections, which have their own words
+    except Exception as error:
+        raise flags.Error(config_faults.describe(error, _config_file(argv))) from error
 
 
 def workdirs() -> list[Path]:
@@ -128,12 +136,15 @@ def _describe(error: Exception, argv: Sequence[str]) -> str:
     if refusal := system.describe(error):
         return refusal
     message = str(error.args[0] if isinstance(error, KeyError) else error)
+    missing, _, hint = message.partition("\n")
+    if isinstance(error, KeyError) and (name := _field_with(missing.strip("'\""), argv)):
+        return f"--config.{name}: the config has no {missing}" + (f". {hint.strip()}" if hint else "")
     if match := re.match(r"flag --config\.([\w.]+)=", message):  # the value of a field cannot be parsed
         given = _values(argv, f"config.{match[1]}")
         return f"--config.{match[1]} {config_check.value_fault(match[1], given[-1])}" if given else message
     if isinstance(error, (AttributeError, KeyError)) and any(".options." in name for name in _config_fields(argv)):
         return fields.describe(InputError(f"the config file does not set the option {message}", argument="options"))
-    return _config_file_fault(message)
+    return config_faults.shorten(message, _config_file(argv))
 
 
 def _unknown_flag(name: str) -> str:
@@ -161,13 +172,9 @@ def _lower_rate_command() -> str:
     return shlex.join(command + [f"--{name}={rate:g}" for name, rate in rates.items()])
 
 
-def _config_file_fault(message: str) -> str:
-    """The last line of a traceback, with the line of the config file, where ml_collections gives a whole traceback."""
-    if "Traceback (most recent call last)" not in message:
-        return message
-    places = re.findall(r'File "([^"]+)", line (\d+)', message)
-    file, line = next((place for place in reversed(places) if "site-packages" not in place[0]), ("", ""))
-    return f"{file}, line {line}: {message.strip().splitlines()[-1]}"
+def _field_with(key: str, argv: Sequence[str]) -> str:
+    """The field of the command line that has a missing key as one of its parts, or ""."""
+    return next((name for name in _config_fields(argv) if key in name.split(".") and ".options." not in name), "")
 
 
 def _values(argv: Sequence[str], flag: str) -> list[str]:
@@ -176,7 +183,11 @@ def _values(argv: Sequence[str], flag: str) -> list[str]:
     return values + [word for name, word in itertools.pairwise(argv) if name in (f"--{flag}", f"-{flag}")]
 
 
-def _config_files(argv: list[str]) -> list[str]:
+def _config_file(argv: Sequence[str]) -> str:
+    return (_config_files(argv) or [""])[-1]
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
     """The files that --config names. What follows `FILE.py:` is an argument of its get_config."""
     return [re.sub(r"(\.py):.*", r"\1", value) for value in _values(argv, "config")]
 
@@ -218,6 +229,8 @@ def _check() -> None:
                 "--config=configs/pretrained/efficientnet_lite0.py"
             )
         raise flags.Error("--config is missing, such as --config=configs/car_symm_npair.py")
+    if not all(_WORKDIR.value):
+        raise flags.Error("--workdir= is empty, such as for a variable that is not set. Pass a folder.")
     if len(_WORKDIR.value) > 1 and mode != "eval":
         raise flags.Error(f"--workdir: --mode={mode} accepts one --workdir; got {len(_WORKDIR.value)}")
     if (WATCH.value and mode != "eval") or (WATCH_MINUTES.value and not WATCH.value):

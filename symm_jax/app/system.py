@@ -10,7 +10,7 @@ from typing import Any
 
 _AGAIN = "Nothing that was finished is lost: then run the same command again."
 _ROOM = f"Make room, or move the folder to a larger disk. {_AGAIN}"
-_FOLDER = "or pass another folder, such as --workdir=FOLDER or --config.data.cache_dir=FOLDER."
+_FOLDER = "or pass another folder by the flag that names it, such as --workdir, --out or --config.data.cache_dir."
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -53,7 +53,7 @@ def _print_unraisable(unraisable: Any) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """One line for an exception that the operating system caused; "" for every other exception."""
+    """One line for an exception that the system caused, its memory included; "" for every other exception."""
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "Could not determine home directory" in text:
         return _HOME
@@ -63,16 +63,28 @@ def describe(error: BaseException) -> str:
         if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):  # of copying a folder
             source, target, why = error.args[0][0]
             return f"{target}: it cannot be copied from {source} ({why}). {_ROOM}"
+        if error.errno == errno.EPIPE and not error.filename:
+            return "the program that reads the output of this command has ended. Nothing else went wrong."
         if error.errno is None:  # raised by a library
             return text or type(error).__name__
         reason = error.strerror or os.strerror(error.errno)
         names = " and ".join(os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, (str, bytes)))
         remedy = _REMEDIES.get(error.errno, _AGAIN.removeprefix("Nothing that was finished is lost: ").capitalize())
         return f"{names or 'a file or the output of this command'}: {reason}. {remedy}"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"the output of this command is in {error.encoding}, which has no {error.object[error.start]!a}. Set "
+            "PYTHONIOENCODING=utf-8."
+        )
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno is not None:
         return describe(cause)
     number = next((number for number in _WORDED if os.strerror(number) in text), None)
+    if number is None and "RESOURCE_EXHAUSTED" in text:  # XLA
+        return (
+            f"the memory of the device does not suffice ({text[:200]}). For training lower config.batch_size, set "
+            "config.micro_batch, or lower config.model.dim; for evaluation lower config.eval_batch_size."
+        )
     if number is None:
         return ""
     paths = re.findall(r"""["'](/[^"']+)["']""", text)

@@ -112,6 +112,8 @@ def check(mode: str, has_workdir: bool) -> None:
         raise flags.Error(f"--{given[0]} needs --mode={' or '.join(modes)}")
     if flags.FLAGS["step"].value is not None and not has_workdir:
         raise flags.Error("--step needs --workdir")
+    if flags.FLAGS["table"].present and not flags.FLAGS["to"].value:
+        raise flags.Error("--table needs --to=postgresql://...")
     if flags.FLAGS["to"].value and flags.FLAGS["index_kind"].value != "exact":
         raise flags.Error("--to searches in the database: leave out --index_kind")
     if mode == "search" and not (

@@ -113,6 +113,8 @@ class _Opened(NamedTuple):
 
 def _open(source: Source) -> _Opened:
     kind = errors.lookup("data set", source.name, BUILDERS, argument="dataset")
+    if not source.cache_dir:
+        raise errors.InputError("the name of the folder is empty", argument="cache_dir")
     cache, folder, options = to_path(source.cache_dir), None, {}
     try:
         str(cache).encode()

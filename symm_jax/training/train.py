@@ -38,14 +38,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     workdirs.check_config(workdir, plan.config)
     finished = checkpoints.steps(workdir)
     backbone = None if finished else load_backbone(plan.pretrained)
-    arrays = datasets.load(plan.source, "train", plan.stored_side)
-    # Loaded before training: a corrupt test image is found now and not at the end.
-    test, _ = splits.load_evaluation(plan.source, plan.recipe.image_size, plan.recall_ks)
-    rows, table = training_rows(plan, arrays)
+    arrays, test, rows, table = load_data(plan)
     data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
     labels, classes = pairs.number_classes(arrays.labels, rows)
     arrays = arrays._replace(labels=labels)
-    pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
     with workdirs.claim(workdir, plan.config, data), contextlib.ExitStack() as stack:
         state = _first_state(plan, classes, backbone, workdir, resumes=bool(finished))
@@ -75,6 +71,21 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         # Leaving the writer has waited for the last checkpoint.
         if distributed.is_main():
             workdirs.mark_finished(workdir, max(first_step, plan.num_steps))
+
+
+def load_data(plan: Plan) -> tuple[Arrays, Arrays, np.ndarray, pairs.ClassTable]:
+    """The training images, the test images, and what `training_rows` returns.
+
+    The test images are loaded before training: a corrupt one is found now and not at the end.
+
+    Raises:
+      InputError: the data is missing or damaged, or has too few classes or images for the plan.
+    """
+    arrays = datasets.load(plan.source, "train", plan.stored_side)
+    test, _ = splits.load_evaluation(plan.source, plan.recipe.image_size, plan.recall_ks)
+    rows, table = training_rows(plan, arrays)
+    pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
+    return arrays, test, rows, table
 
 
 def load_backbone(pretrained: Pretrained) -> dict[str, Any] | None:

@@ -67,6 +67,13 @@ def test_differences_are_paired_by_seed(comparison, tmp_path, one_device):
     assert "interval of 2 seeds;" in text
 
 
+def test_a_method_that_cannot_train_on_the_data_is_found_before_the_first_run(comparison, tmp_path, one_device):
+    comparison.methods.symm.batch_size = 100
+    with pytest.raises(errors.InputError, match=r"config.methods.symm, with 0 classes held out: batch_size: 100"):
+        compare.compare(comparison, tmp_path)
+    assert not list(tmp_path.rglob("config.json"))
+
+
 def test_seeds_that_only_one_method_has_are_not_paired(comparison, tmp_path, one_device):
     comparison.seeds, comparison.validation_classes = (2, 3, 4, 5), (0,)
     measured = {"plain": {2: 0.5, 3: 0.7, 4: 0.6}, "symm": {3: 0.8, 4: 0.7, 5: 0.1}}

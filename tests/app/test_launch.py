@@ -125,6 +125,15 @@ def test_the_main_job_and_its_modes(cars, tmp_path, launch):
         (["--config=configs/car_npair.py", "--config.losses=({'name':'npair'}"], "must be a tuple of mappings"),
         (["--config=configs/car_npair.py", "--config.model.options.size=3"], "replaces all options"),
         (["--config=configs/car_npair.py", "--workdir=~no-such-user/a"], "Set HOME, or write the path without ~"),
+        (["--config="], "--config= is empty"),
+        (["--config=README.md"], "README.md: it is no Python file"),
+        (["--config=configs/glyphs_npair.py:x"], "--config=configs/glyphs_npair.py: TypeError: get_config() takes 0"),
+        (["--config=configs/glyphs_npair.py", "--workdir="], "--workdir= is empty"),
+        (
+            ["--config=configs/glyphs_npair.py", "--config.data.cache_dir="],
+            "config.data.cache_dir: the name of the folder",
+        ),
+        (["--mode=search", "--index=/tmp", "--query=/tmp", "--table=a"], "--table needs --to"),
         (["configs/car_npair.py"], "did you mean --config=configs/car_npair.py?"),
         (["--config=configs/car_npair.py", "config.batch_size=4"], "did you mean --config.batch_size=4?"),
         (["--config=configs/car_npair.py", "extra"], "words that belong to no flag: extra"),
@@ -156,6 +165,10 @@ def test_the_main_job_and_its_modes(cars, tmp_path, launch):
         (["--config=configs/glyphs_npair.py", "--mode=compare"], "needs a config of configs/compare/"),
         (["--config=configs/compare/glyphs.py"], "needs a config of configs/compare/"),
         (["--config=configs/compare/glyphs.py", "--mode=compare", "--config.baseline=pair"], "did you mean 'npair'"),
+        (
+            ["--config=configs/compare/glyphs.py", "--mode=compare", "--config.methods.pair.num_steps=3"],
+            "--config.methods.pair.num_steps: the config has no 'pair'",
+        ),
     ],
 )
 def test_mistakes_are_answered_without_a_traceback(arguments, message, launch):
@@ -164,6 +177,23 @@ def test_mistakes_are_answered_without_a_traceback(arguments, message, launch):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = [1,\n", "line 1: '[' was never closed"),
+        ("def get_config():\n    return absent\n", "line 2: NameError: name 'absent' is not defined"),
+        ("import absent_package\n", "line 1: ModuleNotFoundError: No module named 'absent_package'"),
+        ("def get_config():\n    return ()[1]\n", "line 2: IndexError: tuple index out of range"),
+        ("x = 1\n", "it has no function get_config()"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line_with_its_place(content, message, launch, tmp_path):
+    (tmp_path / "own.py").write_text(content)
+    result = launch(f"--config={tmp_path / 'own.py'}")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{tmp_path / 'own.py'}" in result.stderr and message in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,12 @@ def raised(error, cause=None):
             "/w/3/d/0: No space left on device. Make room",
         ),
         (RuntimeError("Could not determine home directory."), "a path begins with ~"),
-        (ValueError("RESOURCE_EXHAUSTED: out of device memory"), ""),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Out of memory"),
+            "the memory of the device does not suffice (RESOURCE_EXHAUSTED",
+        ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "the program that reads the output of this command has ended"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), "the output of this command is in ascii, which has no '"),
         (KeyError("a bug"), ""),
     ],
 )
