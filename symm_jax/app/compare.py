@@ -63,7 +63,7 @@ def compare(comparison: ml_collections.ConfigDict, workdir: Path) -> list[str]:
     for number, run in enumerate(runs, 1):
         print(f"\nrun {number} of {len(runs)}: {run.method}, {run.held_out} classes held out, seed {run.seed}")
         workdirs.check_config(run.workdir, config_json.to_dict(run.config))
-        if (workdirs.finished(run.workdir) or 0) < run.config.num_steps:
+        if not _is_trained(run):
             train(run.config, run.workdir)
         faults += evaluate(run.config, [run.workdir])
     rows = summarise(comparison, runs)
@@ -101,9 +101,14 @@ def plan(comparison: ml_collections.ConfigDict, workdir: Path) -> list[Run]:
     return runs
 
 
+def _is_trained(run: Run) -> bool:
+    return (workdirs.finished(run.workdir) or 0) >= run.config.num_steps
+
+
 def _check_data(runs: Sequence[Run]) -> None:
-    """Loads the data of every method once, so that a method that cannot train on it ends no comparison half-way."""
-    for run in {(run.method, run.held_out): run for run in runs}.values():
+    """Loads the data of every method to train, so that one that cannot train on it ends no comparison half-way."""
+    ahead = [run for run in runs if not _is_trained(run)]
+    for run in {(run.method, run.held_out): run for run in ahead}.values():
         try:
             load_data(create_plan(run.config))
         except InputError as error:

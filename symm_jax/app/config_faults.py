@@ -27,8 +27,9 @@ def describe(error: Exception, file: str) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename or file}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
+    others = Path(__file__).parent, Path(traceback.__file__).parent  # this package and Python's own modules
     own = [f for f in frames if "site-packages" not in f.filename and "<" not in f.filename]
-    own = [f for f in own if not Path(f.filename).resolve().is_relative_to(Path(__file__).parent)]
+    own = [f for f in own if not any(Path(f.filename).resolve().is_relative_to(other) for other in others)]
     place = f"{own[-1].filename}, line {own[-1].lineno}" if own else f"--config={file}"
     return f"{place}: {type(error).__name__}: {error}"
 

@@ -140,12 +140,12 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         given = _Given(axis_name, key, proxies or {}, queues or {})
         total: Any = 0.0
         metrics = {}
-        drawn = 0
+        earlier = 0  # random terms. The first has the key of the step itself
         for title, term in zip(titles, terms, strict=True):
             own = given
-            if term.is_random:
-                own = given if not drawn or key is None else given._replace(key=jax.random.fold_in(key, drawn))
-                drawn += 1
+            if term.is_random and earlier and key is not None:
+                own = given._replace(key=jax.random.fold_in(key, earlier))
+            earlier += term.is_random
             value = term.function(anchor, positive, labels, own)
             if term.candidates:
                 value, winners = value
