@@ -181,7 +181,10 @@ def restore(workdir: Path, step: int, **abstract: Any) -> dict[str, Any]:
         with orbax_folder.plain_path(path) as folder:
             restored = orbax_folder.read(folder, step, abstract)
     except InputError as error:
-        raise InputError(f"checkpoint {path} is of another network: {error}") from error
+        raise InputError(
+            f"checkpoint {path} is of another network: {error}. It is not of this run: move it out of the folder, or "
+            "pass the workdir of its own run."
+        ) from error
     except Exception as error:  # Orbax raises bare Exception, KeyError, ValueError, ... for damaged files
         if _is_being_deleted(path):
             raise FileNotFoundError(f"checkpoint {path} has been deleted") from error

@@ -13,8 +13,8 @@ from symm_jax import errors, models
 from symm_jax.app import fields
 from symm_jax.models import bottleneck, folded, resnet, stem, torchfile
 
-LITE = np.load("tests/data/efficientnet_lite0.npz")
-RESNET = np.load("tests/data/resnet50.npz")
+LITE = np.load("tests/records/efficientnet_lite0.npz")
+RESNET = np.load("tests/records/resnet50.npz")
 
 
 def assert_close(actual, expected):
