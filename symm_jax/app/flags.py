@@ -53,6 +53,8 @@ examples:
   python launch.py --mode=search --index=/photos-index --query=picture.jpg
 """
 _READ_WORKDIR = ("eval", "report", "embed", "export")  # modes that need no --config when there is a --workdir
+# What absl, ml_collections and the checks raise for mistakes on the command line, with words for the user.
+_WORDED = (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 _SAVED_CONFIG = Path(__file__).with_name("saved_config.py")
 
 
@@ -78,7 +80,7 @@ def parse(argv: list[str]) -> list[str]:
         _check()
         workdirs()  # a path that begins with ~ may have no meaning
         use()
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+    except _WORDED as error:
         print_error(error, argv)
         sys.exit(1 if isinstance(error, OSError) else 2)
     return argv[:1]
@@ -88,8 +90,8 @@ def _run_config(argv: list[str]) -> list[str]:
     """Parses all flags, which runs the config file. Whatever it raises is a mistake in it. Returns the other words."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError):
-        raise  # of absl and ml_collections, which have their own words
+    except _WORDED:
+        raise
     except Exception as error:
         raise flags.Error(config_faults.describe(error, _config_file(argv))) from error
 

@@ -80,12 +80,12 @@ def describe(error: BaseException) -> str:
     if isinstance(cause, OSError) and cause.errno is not None:
         return describe(cause)
     number = next((number for number in _WORDED if os.strerror(number) in text), None)
-    if number is None and "RESOURCE_EXHAUSTED" in text:  # XLA
+    if number is not None:
+        paths = re.findall(r"""["'](/[^"']+)["']""", text)
+        return f"{paths[-1] if paths else text[:300]}: {os.strerror(number)}. {_REMEDIES[number]}"
+    if "RESOURCE_EXHAUSTED" in text:  # XLA
         return (
             f"the memory of the device does not suffice ({text[:200]}). For training lower config.batch_size, set "
             "config.micro_batch, or lower config.model.dim; for evaluation lower config.eval_batch_size."
         )
-    if number is None:
-        return ""
-    paths = re.findall(r"""["'](/[^"']+)["']""", text)
-    return f"{paths[-1] if paths else text[:300]}: {os.strerror(number)}. {_REMEDIES[number]}"
+    return ""

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from symm_jax import errors
 
+PER_CLASS = {"arcface": None, "soft_triple": 10}  # the losses that take the option `per_class`, and its default
 # (classes, per class, dim) -> the bound of a uniform distribution, or the standard deviation of a normal one.
 _UNIFORM = {
     "norm_softmax": lambda classes, per_class, dim: dim**-0.5,
@@ -57,7 +58,7 @@ def init_proxies(
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             fact = f"{what} of {name!r} must be an integer, 1 or more; got {size!r}"
             raise errors.InputError(fact, argument="losses")
-    if per_class is not None and name not in ("arcface", "soft_triple"):
+    if per_class is not None and name not in PER_CLASS:
         raise errors.InputError(f"{name!r} has one proxy per class; leave per_class out", argument="losses")
     if name == "soft_triple" and per_class is None:
         raise errors.InputError("soft_triple needs per_class, such as 10", argument="losses")

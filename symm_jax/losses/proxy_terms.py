@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from symm_jax.losses.arcface import arcface_loss
 from symm_jax.losses.cosface import cosface_loss
-from symm_jax.losses.init_proxies import init_proxies
+from symm_jax.losses.init_proxies import PER_CLASS, init_proxies
 from symm_jax.losses.norm_softmax import norm_softmax_loss
 from symm_jax.losses.proxy_anchor import proxy_anchor_loss
 from symm_jax.losses.proxy_nca import proxy_nca_loss
@@ -26,7 +26,6 @@ PROXY_LOSSES: dict[str, Callable] = {
     "proxy_anchor": proxy_anchor_loss,
     "soft_triple": soft_triple_loss,
 }
-PER_CLASS = {"arcface": None, "soft_triple": 10}  # the losses that take the option `per_class`, and its default
 
 
 def has_proxies(spec: Mapping[str, Any]) -> bool:

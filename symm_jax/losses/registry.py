@@ -42,6 +42,7 @@ from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.candidates import lookup_pairs, synthetic_share
 from symm_jax.losses.circle import circle_loss
 from symm_jax.losses.contrastive import contrastive_loss
+from symm_jax.losses.init_proxies import PER_CLASS
 from symm_jax.losses.lifted_structure import lifted_structure_loss
 from symm_jax.losses.margin import margin_loss
 from symm_jax.losses.multi_similarity import multi_similarity_loss
@@ -295,7 +296,7 @@ def _list_config_options(name: str, function: Callable) -> list[str]:
     parameters = inspect.signature(function).parameters
     known = ["weight"] + (["synthesis"] if "synthesis" in parameters else [])
     known += ["queue", "warm_up"] if "queue" in parameters else []
-    known += ["per_class"] if name in proxy_terms.PER_CLASS else []
+    known += ["per_class"] if name in PER_CLASS else []
     # In a batch loss, `positives` is a mask.
     reserved = (*_RESERVED, "positives") if contract.takes_batch(function) else _RESERVED
     return known + [key for key in _list_options(function) if key not in reserved]
