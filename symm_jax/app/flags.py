@@ -63,10 +63,10 @@ def parse(argv: list[str]) -> list[str]:
 
     A mistake is printed as one message and exits with code 2, a refusal of the operating system with 1.
     """
-    if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in argv):
-        print(_help(), end="")
-        sys.exit(0)
     try:
+        if any(word in ("--help", "-help", "-h", "--helpfull", "--helpshort") for word in argv):
+            print(_help(), end="", flush=True)
+            sys.exit(0)
         argv = _with_saved_config(argv)
         for file in _config_files(argv):
             config_faults.check_file(file)

@@ -1,5 +1,6 @@
 """What a user reads when the operating system refuses something."""
 
+import contextlib
 import errno
 import os
 import shlex
@@ -70,6 +71,19 @@ def test_a_refusal_during_a_run_is_one_line_and_exit_code_1(launch, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: {folder}")
     assert done.stderr.endswith(": File name too long. Pass a folder with a shorter path.\n")
+
+
+def test_help_on_a_full_device_is_one_line(monkeypatch, capsys):
+    with open("/dev/full", "w") as full, pytest.raises(SystemExit) as stop:
+        monkeypatch.setattr(sys, "stdout", full)
+        try:
+            flags.parse(["launch.py", "--help"])
+        finally:
+            monkeypatch.undo()
+            with contextlib.suppress(OSError):
+                full.close()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("error: a file or the output of this command: No space left on device.")
 
 
 def test_the_home_directory_is_not_needed(monkeypatch):
