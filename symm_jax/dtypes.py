@@ -53,6 +53,11 @@ def to_device(x: Any, name: str) -> jax.Array:
     return device
 
 
+def widen(labels: jax.Array) -> jax.Array:
+    """Integers of 32 bits, or 64 where they are such: numbers of classes may be larger than a narrow dtype holds."""
+    return labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
+
+
 def require_float32_range(x: np.ndarray, name: str) -> None:
     """Raises ValueError where rounding to float32 makes a row of x (n, ...) infinite or zero.
 

@@ -15,8 +15,10 @@ def staircase_schedule(
 
     The original: 1e-4, halved every 5,000 steps, then 1e-5 from step 15,000.
     """
-    decay = optax.exponential_decay(initial, decay_every, decay_rate, staircase=True)
-    return optax.join_schedules([decay, optax.constant_schedule(final)], [stop_step])
+    # Optax's own staircase divides floating numbers. Compiled, 41 / 41 may be below 1, and the decay a step late.
+    decay = optax.exponential_decay(initial, 1, decay_rate)
+    stairs = [lambda step: decay(step // decay_every), optax.constant_schedule(final)]
+    return optax.join_schedules(stairs, [stop_step])
 
 
 def create(

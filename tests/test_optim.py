@@ -25,6 +25,11 @@ def test_schedule_is_exact_at_every_boundary():
         assert float(schedule(step)) == np.float32(rate), step
 
 
+def test_no_step_of_the_schedule_is_late():
+    schedule = jax.jit(optim.staircase_schedule(1.0, 0.5, 41, 10_000, 0.0))  # 41 x (1 / 41) is below 1 in float32
+    assert [float(schedule(step)) for step in (40, 41, 42, 81, 82)] == [1, 0.5, 0.5, 0.5, 0.25]
+
+
 @pytest.mark.parametrize(("clip_norm", "backbone_rate"), [(0.0, 1.0), (5.0, 0.1)])
 def test_update_rule_against_float64(clip_norm, backbone_rate):
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import ml_collections
 
 from symm_jax import losses
@@ -38,7 +38,10 @@ _NOT_NEGATIVE = (
     "optimizer.proxy_rate",
     "augment.min_margin",
 )
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_DTYPES = {
+    "model.dtype": ("float32", "bfloat16", "float16", "float64"),
+    "model.param_dtype": ("float32", "float64"),  # Adam's moments have this dtype, and need its digits and range
+}
 
 
 def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -56,8 +59,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
     _require(config, "seed", lambda x: x < 2**32, "an integer below 2**32")
     for field in ("optimizer.b1", "optimizer.b2"):
         _require(config, field, lambda x: 0 < x < 1, "between 0 and 1")
-    for field in ("model.dtype", "model.param_dtype"):
-        _require(config, field, lambda x: x in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    for field, dtypes in _DTYPES.items():
+        _require(config, field, lambda x, dtypes=dtypes: x in dtypes, f"one of {', '.join(dtypes)}")
     _require(config, "data.on_device", lambda x: x in batches.ON_DEVICE, f"one of {', '.join(batches.ON_DEVICE)}")
     _require(config, "augment.enlarge", lambda x: 1 <= x < math.inf, "1 or more")
     low = config.augment.min_margin
@@ -101,8 +104,9 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
             "config.micro_batch needs a batch norm that is not trained: its statistics would be those of a part of the "
             "batch. Set it to 0, or train_batch_norm of config.model.options to False"
         )
-    if config.model.dtype == "float64" and jnp.zeros((), jnp.float64).dtype != jnp.float64:
-        raise InputError("config.model.dtype = 'float64' needs JAX_ENABLE_X64=1 in the environment")
+    for name in ("dtype", "param_dtype"):
+        if config.model[name] == "float64" and not jax.config.jax_enable_x64:
+            raise InputError(f"config.model.{name} = 'float64' needs JAX_ENABLE_X64=1 in the environment")
 
 
 def _require_losses_of_any_images(config: ml_collections.ConfigDict) -> None:

@@ -75,7 +75,7 @@ def prepare(
     x, p = x.astype(dtype), p.astype(dtype)
     if l2_normalize:
         x, p = similarity.normalize(x), similarity.normalize(p)
-    batch = Classes(x, y, p, len(x))
+    batch = Classes(x, dtypes.widen(y), p, len(x))
     return batch if synthesis is None else extend(synthesis, batch, l2_normalize=l2_normalize, axis_name=axis_name)
 
 

@@ -141,11 +141,11 @@ def from_config(specs: Sequence[Mapping[str, Any]]) -> Callable[..., tuple[jax.A
         given = _Given(axis_name, key, proxies or {}, queues or {})
         total: Any = 0.0
         metrics = {}
-        earlier = 0  # random terms. The first has the key of the step itself
+        earlier = 0  # random terms. The first has the key of the step itself, and folds in the numbers of rows
         for title, term in zip(titles, terms, strict=True):
             own = given
             if term.is_random and earlier and key is not None:
-                own = given._replace(key=jax.random.fold_in(key, earlier))
+                own = given._replace(key=jax.random.fold_in(key, 2**32 - earlier))
             earlier += term.is_random
             value = term.function(anchor, positive, labels, own)
             if term.candidates:

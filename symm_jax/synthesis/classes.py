@@ -111,9 +111,9 @@ def extend(synthesis: ProxySynthesis | MemVir, real: Classes, *, l2_normalize: b
     Raises:
       ValueError: an option or a queue is wrong.
     """
-    labels = real.labels.astype(jnp.promote_types(real.labels.dtype, jnp.int32))  # C + n may exceed a narrower dtype
-    known = (labels >= 0) & (labels < len(real.proxies))
-    real = real._replace(labels=jnp.where(known, labels, -1))  # or an unknown label would be one of a synthetic class
+    known = (real.labels >= 0) & (real.labels < len(real.proxies))
+    # An unknown label would be that of a synthetic class.
+    real = real._replace(labels=jnp.where(known, real.labels, -1))
     if isinstance(synthesis, ProxySynthesis):
         return _mix(synthesis, real, axis_name)
     return _add_past(synthesis, real, l2_normalize, axis_name)

@@ -150,6 +150,8 @@ def test_every_field_is_read(field, tmp_path):
         ("model.dim", 0, "above 0"),
         ("data.on_device", "sometimes", "one of auto, always, never"),
         ("model.dtype", "float23", "one of float32"),
+        ("model.param_dtype", "bfloat16", "one of float32, float64"),
+        ("model.param_dtype", "float64", "needs JAX_ENABLE_X64=1"),
         ("optimizer.learning_rate", 0.0, "above 0"),
         ("optimizer.learning_rate", float("nan"), "above 0"),
         ("optimizer.b1", 1.0, "between 0 and 1"),

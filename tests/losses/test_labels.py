@@ -1,5 +1,7 @@
 """Labels and embeddings of 64 bits: they keep their meaning, or are refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,12 @@ import pytest
 
 from symm_jax import dtypes, losses, synthesis
 from symm_jax.losses import contract
+from symm_jax.synthesis import ProxySynthesis
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 RNG = np.random.default_rng(0)
 ANCHOR, POSITIVE = RNG.normal(size=(2, 4, 3)).astype(np.float32)
+KEY = jax.random.key(0)
 FAR = [5, 5 + 2**32, 7, 7 + 2**32]
 
 
@@ -37,6 +41,26 @@ def test_labels_that_int32_holds_are_taken():
     for labels in (np.array([0.0, 1, 1, 2]), np.array([True, False, False, True]), [-1, 2**63, 0, 0]):
         with pytest.raises(ValueError, match=r"labels must be integers, got .*np\.unique"):
             losses.npair_loss(ANCHOR, POSITIVE, labels)
+
+
+PROXIES = RNG.normal(size=(300, 3)).astype(np.float32)
+WITH_PROXIES = [losses.norm_softmax_loss, losses.cosface_loss, losses.proxy_anchor_loss, losses.proxy_nca_loss]
+WITH_PROXIES += [losses.arcface_loss, functools.partial(losses.norm_softmax_loss, synthesis=ProxySynthesis(KEY))]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("loss", WITH_PROXIES)
+def test_labels_may_be_narrower_than_the_number_of_classes(loss, dtype):
+    labels = np.array([44, 1, 100, 44])
+    np.testing.assert_array_equal(loss(ANCHOR, labels.astype(dtype), PROXIES), loss(ANCHOR, labels, PROXIES))
+
+
+def test_a_beta_of_each_class_is_found_by_narrow_labels():
+    beta, labels = np.linspace(0.5, 1.5, 300, dtype=np.float32), np.array([44, 1, 100, 44])
+    loss = jax.jit(functools.partial(losses.margin_loss, beta=beta))
+    np.testing.assert_array_equal(loss(ANCHOR, labels.astype(np.int8)), loss(ANCHOR, labels))
+    with pytest.raises(ValueError, match="from 0 to 299; they are -1 to 100"):
+        losses.margin_loss(ANCHOR, np.array([-1, 1, 100, 44], np.int8), beta=beta)
 
 
 def test_traced_labels_in_a_list():

@@ -109,6 +109,12 @@ def test_no_two_random_losses_of_a_step_have_the_same_key():
     once = value(spec)
     assert value(spec, spec) != pytest.approx(2 * once, rel=1e-6)
     assert value({"name": "npair"}, spec) == pytest.approx(value({"name": "npair"}) + once, rel=1e-6)
+    # The first loss folds the numbers of its rows into its key.
+    mixed = {"name": "contrastive", "synthesis": "metrix"}
+    second = value(spec, mixed) - once
+    keys = [jax.random.fold_in(key, row) for row in range(2 * len(BATCH[2]))]
+    of_rows = [float(losses.from_config([mixed])(*BATCH, key=key)[0]) for key in keys]
+    assert not np.isclose(second, of_rows, rtol=1e-5).any()
 
 
 def test_what_a_loss_keeps_is_named_when_it_is_missing():
