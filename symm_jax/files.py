@@ -42,11 +42,12 @@ def new_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     before = temporary.with_name(f"{temporary.name}{_BEFORE}")
     try:
         yield temporary
-        for file in temporary.rglob("*"):
+        for file in (*temporary.rglob("*"), temporary):
             _flush(file)  # the data is on the disk before the name is
         if replace and path.exists():
             path.rename(before)
         temporary.rename(path)
+        _flush(path.parent)  # the name is on the disk before the earlier folder is deleted
         shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         if before.exists() and not path.exists():
@@ -78,6 +79,7 @@ def new_file(path: Path) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             temporary.replace(path)
+            _flush(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -131,6 +133,24 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
+
+
+@contextlib.contextmanager
+def wait_for_lock(path: Path, *, busy: str) -> Iterator[None]:
+    """Holds the lock file `path`, see `lock`. When another process has it, prints `busy` and waits.
+
+    Raises:
+      InputError: its folder takes no files.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(path, busy=busy))
+        except InputError as error:
+            if not path.exists():
+                raise
+            print(f"{error}; waiting for it to end")
+            stack.enter_context(lock(path))
+        yield
 
 
 @contextlib.contextmanager

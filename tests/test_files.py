@@ -58,6 +58,41 @@ def test_the_folder_of_before_survives_a_kill_between_two_renamings(tmp_path):
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/part"]
 
 
+def test_names_are_on_the_disk_too(tmp_path, monkeypatch):
+    flushed = []
+
+    def flush(path):
+        flushed.append((path.name, sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("."))))
+
+    monkeypatch.setattr(files, "_flush", flush)
+    with files.new_directory(tmp_path / "folder") as folder:
+        (folder / "a").touch()
+    assert [names for _, names in flushed] == [[], [], ["folder"]]  # the file, its folder; then the folder's name
+    assert flushed[-1][0] == tmp_path.name
+    files.write_text(tmp_path / "file", "x")
+    assert flushed[-1] == (tmp_path.name, ["file", "folder"])
+
+
+def test_a_held_lock_is_waited_for(tmp_path, capsys):
+    free = threading.Event()
+
+    def hold():
+        with files.lock(tmp_path / ".lock"):
+            held.set()
+            assert free.wait(10)
+
+    held, thread = threading.Event(), threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(10)
+    threading.Timer(0.3, free.set).start()
+    with files.wait_for_lock(tmp_path / ".lock", busy="another process works here"):
+        assert free.is_set()
+    assert capsys.readouterr().out.startswith("another process works here (held by process")
+    thread.join()
+    with pytest.raises(InputError, match="takes no new files"), files.wait_for_lock(Path("/proc/.lock"), busy="busy"):
+        pass
+
+
 def test_folders_and_files_of_others_are_no_leftovers(tmp_path):
     theirs = ["folder.partial-backup", "folder.partial-0123abcd", ".folder.partial-notes", ".other.partial-0123abcd"]
     for name in theirs:

@@ -19,7 +19,7 @@ from symm_jax.evaluation.protocol import create_protocol
 from symm_jax.run import best, config_json, paths
 from symm_jax.run import workdir as workdirs
 from symm_jax.training.recipe import create_plan, create_recipe
-from symm_jax.training.train import load_data, train
+from symm_jax.training.train import describe_data, load_data, train
 
 
 class Run(NamedTuple):
@@ -106,13 +106,29 @@ def _is_trained(run: Run) -> bool:
 
 
 def _check_data(runs: Sequence[Run]) -> None:
-    """Loads the data of every method to train, so that one that cannot train on it ends no comparison half-way."""
+    """Loads the data of every method to train, so that one that cannot train on it ends no comparison half-way.
+
+    Raises:
+      InputError: a method cannot train on its data, or runs have other test images than those before them.
+    """
+    data = {run.workdir: workdirs.read_data(run.workdir) for run in runs}
     ahead = [run for run in runs if not _is_trained(run)]
     for run in {(run.method, run.held_out): run for run in ahead}.values():
         try:
-            load_data(create_plan(run.config))
+            arrays, test, *_ = load_data(create_plan(run.config))
         except InputError as error:
             raise InputError(f"config.methods.{run.method}, with {run.held_out} classes held out: {error}") from error
+        data[run.workdir] = describe_data(arrays, test)
+    found: dict[str, tuple[str, Path]] = {}
+    for workdir, described in data.items():
+        for what in (what for what in described if what.startswith("test ")):
+            fingerprint, first = found.setdefault(what, (described[what], workdir))
+            if fingerprint != described[what]:
+                raise InputError(
+                    f"the runs are not comparable: the {what} of {first} is {fingerprint}, and that of {workdir} is "
+                    f"{described[what]}. Restore the original data, or pass another --workdir.",
+                    argument="workdir",
+                )
 
 
 def summarise(comparison: ml_collections.ConfigDict, runs: Sequence[Run]) -> list[dict]:

@@ -163,10 +163,6 @@ def _evaluation_locks(folders: Sequence[Path]) -> Iterator[None]:
     """Waits until no other process evaluates in these workdirs. Meanwhile others wait for this one."""
     with contextlib.ExitStack() as stack:
         for workdir in sorted(set(folders)):  # in the same order in every process, so that no two wait for each other
-            path = paths.evaluation_lock(workdir)
-            try:
-                stack.enter_context(files.lock(path, busy=f"another process evaluates in {workdir}"))
-            except InputError as error:
-                print(f"{error}; waiting for it to end")
-                stack.enter_context(files.lock(path))
+            busy = f"another process evaluates in {workdir}"
+            stack.enter_context(files.wait_for_lock(paths.evaluation_lock(workdir), busy=busy))
         yield

@@ -147,7 +147,7 @@ def check_data(workdir: Path, data: Mapping[str, str], *, note: bool = True) -> 
       InputError: there are checkpoints, and their data was other data, or data.json is damaged.
     """
     path = paths.data(workdir)
-    noted = _read_data(path) if path.exists() and checkpoints.steps(workdir) else {}
+    noted = read_data(workdir)
     for what, fingerprint in data.items():
         if noted.get(what, fingerprint) != fingerprint:
             raise InputError(
@@ -160,7 +160,15 @@ def check_data(workdir: Path, data: Mapping[str, str], *, note: bool = True) -> 
         files.write_text(path, json.dumps(noted | dict(data), indent=2) + "\n")
 
 
-def _read_data(path: Path) -> dict[str, Any]:
+def read_data(workdir: Path) -> dict[str, str]:
+    """The data of the checkpoints in `workdir`, {what it is: its fingerprint}, as far as it was noted.
+
+    Raises:
+      InputError: data.json is damaged.
+    """
+    path = paths.data(workdir)
+    if not path.exists() or not checkpoints.steps(workdir):
+        return {}
     try:
         noted = files.read_json_object(path)
         if not all(isinstance(fingerprint, str) for fingerprint in noted.values()):

@@ -222,7 +222,7 @@ async def _answering(limits: Limits) -> AsyncIterator[None]:
 
 
 async def _picture(request: Request, service: Service, row: int, fit: int) -> Response:
-    """A picture of the index. A browser asks whether it has changed, and gets it again if so."""
+    """A picture of the index, as it was embedded. A browser asks whether a row still has the picture that it keeps."""
     tag = f'"{service.index.rows[row].sha256[:32]}-{fit}"' if row < len(service.index) else ""
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if tag and request.headers.get("if-none-match") == tag:

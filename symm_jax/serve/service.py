@@ -21,7 +21,7 @@ from symm_jax.serve.pool import Lost, Pool
 
 THUMBNAIL, PICTURE = 256, 1600  # longer side in pixels of a picture to look at
 _STATUS = {worker.ABSENT: 404, worker.TYPE: 415, worker.DAMAGED: 422, worker.PIXELS: 413, worker.BOX: 422}
-_UPLOAD: dict[str, Any] = {"file": None, "member": None}
+_UPLOAD: dict[str, Any] = {"file": None, "member": None, "sha256": None}
 
 
 class Decoded(NamedTuple):
@@ -141,10 +141,11 @@ class Service:
     def _file(self, row: int) -> dict[str, Any]:
         if not 0 <= row < len(self.index):
             raise Refused(404, f"The index has the rows 0 to {len(self.index) - 1:,}.")
-        entry = self._entries.get(self.index.rows[row].path)
+        found = self.index.rows[row]
+        entry = self._entries.get(found.path)
         if entry is None:
             raise Refused(404, "The picture is not in the folder of pictures any more.")
-        return {"file": str(entry.file), "member": entry.member and list(entry.member)}
+        return {"file": str(entry.file), "member": entry.member and list(entry.member), "sha256": found.sha256}
 
 
 def _to_look_at(pixels: int, fit: int) -> dict[str, Any]:

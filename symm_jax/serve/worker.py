@@ -6,6 +6,7 @@ when its input does, so it does not outlive the server.
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -39,9 +40,9 @@ def answer(job: Mapping[str, Any], content: bytes) -> tuple[dict[str, Any], byte
 
     Args:
       job: "file", a picture or an archive, or null for `content`; "member", [name, size, offset] in the archive, or
-        null; "orient", whether the network sees it rotated by its EXIF orientation; "box", [x1, y1, x2, y2] in pixels
-        of the rotated picture, or null; "pixels", the most it may have; "side" of the square that the network sees, or
-        null for a picture to look at, of at most "fit" pixels per side.
+        null; "sha256" of the picture of a file; "orient", whether the network sees it rotated by its EXIF orientation;
+        "box", [x1, y1, x2, y2] in pixels of the rotated picture, or null; "pixels", the most it may have; "side" of the
+        square that the network sees, or null for a picture to look at, of at most "fit" pixels per side.
       content: the encoded picture.
 
     Returns:
@@ -51,6 +52,8 @@ def answer(job: Mapping[str, Any], content: bytes) -> tuple[dict[str, Any], byte
     try:
         if job["file"] is not None:
             content = _read(Path(job["file"]), job["member"])
+            if hashlib.sha256(content).hexdigest() != job["sha256"]:
+                raise Fault(ABSENT, "The picture was changed after it was embedded. Embed the folder again.")
         box, to_network = job["box"], job["side"] is not None
         _check(content, job["pixels"])
         # The box and the picture to look at are rotated in any case.

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from symm_jax import distributed, errors, models
+from symm_jax import distributed, errors, files, models
 from symm_jax.data import datasets, download, pairs, sources, splits
 from symm_jax.data.arrays import Arrays
 from symm_jax.errors import InputError
@@ -39,7 +39,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     finished = checkpoints.steps(workdir)
     backbone = None if finished else load_backbone(plan.pretrained)
     arrays, test, rows, table = load_data(plan)
-    data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
+    data = describe_data(arrays, test)
     labels, classes = pairs.number_classes(arrays.labels, rows)
     arrays = arrays._replace(labels=labels)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
@@ -50,8 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         log = None
         if distributed.is_main():
             _print_summary(plan, workdir, arrays, rows, state, first_step, resident)
-            metric_log.truncate(paths.metrics(workdir, "eval"), first_step)
-            best.forget(workdir, first_step)
+            forget_later_results(workdir, first_step)
             workdirs.mark_finished(workdir, None)
             metric_log.warn_of_lost_lines(paths.metrics(workdir, "train"), first_step, plan.log_every)
             log = stack.enter_context(metric_log.MetricLog(workdir, "train", first_step))
@@ -86,6 +85,11 @@ def load_data(plan: Plan) -> tuple[Arrays, Arrays, np.ndarray, pairs.ClassTable]
     rows, table = training_rows(plan, arrays)
     pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     return arrays, test, rows, table
+
+
+def describe_data(arrays: Arrays, test: Arrays) -> dict[str, str]:
+    """The fingerprints of the training images and the test images, as data.json has them."""
+    return splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
 
 
 def load_backbone(pretrained: Pretrained) -> dict[str, Any] | None:
@@ -131,6 +135,13 @@ def _first_state(plan: Plan, classes: int, backbone: dict[str, Any] | None, work
             errors.warn(f"the damaged checkpoint is kept as {path}")
     distributed.require_agreement({"newest checkpoint that is not damaged": int(state.step)})
     return state
+
+
+def forget_later_results(workdir: Path, first_step: int) -> None:
+    """Deletes what was measured of the steps that training is about to repeat. Waits for a measurement to end."""
+    with files.wait_for_lock(paths.reading_lock(workdir), busy=f"another process evaluates in {workdir}"):
+        metric_log.truncate(paths.metrics(workdir, "eval"), first_step)
+        best.forget(workdir, first_step)
 
 
 def _dispatch_from_host(

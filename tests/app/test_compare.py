@@ -11,6 +11,7 @@ import scipy.stats
 from configs.compare import glyphs
 from symm_jax import errors
 from symm_jax.app import compare
+from symm_jax.data import splits
 from symm_jax.run import metric_log
 
 
@@ -72,6 +73,24 @@ def test_a_method_that_cannot_train_on_the_data_is_found_before_the_first_run(co
     with pytest.raises(errors.InputError, match=r"config.methods.symm, with 0 classes held out: batch_size: 100"):
         compare.compare(comparison, tmp_path)
     assert not list(tmp_path.rglob("config.json"))
+
+
+def test_runs_on_other_pictures_are_not_compared(comparison, tmp_path, one_device, monkeypatch):
+    comparison.seeds, comparison.validation_classes = (3,), (0,)
+    both = comparison.methods
+    comparison.methods = ml_collections.ConfigDict({"plain": both.plain})
+    compare.compare(comparison, tmp_path)
+    load = splits.load_evaluation
+
+    def load_others(*arguments):
+        test, *others = load(*arguments)
+        return test._replace(labels=np.roll(test.labels, 1)), *others
+
+    monkeypatch.setattr(splits, "load_evaluation", load_others)
+    comparison.methods = both
+    with pytest.raises(errors.InputError, match=r"not comparable: the test split of .*/plain/.* of .*/symm/.*Restore"):
+        compare.compare(comparison, tmp_path)
+    assert not (tmp_path / "symm").exists()
 
 
 def test_seeds_that_only_one_method_has_are_not_paired(comparison, tmp_path, one_device):

@@ -1,6 +1,7 @@
 """A running server of drawn pictures: an index that needs no network, and pictures that are hard to take."""
 
 import contextlib
+import hashlib
 import io
 import struct
 import threading
@@ -59,13 +60,14 @@ def make_index(folder, each=4):
         for colour in COLOURS:
             for number in range(each):
                 image, name = draw(colour, number), f"{colour}/{number}.png"
+                content = encode(image)
                 if colour == "red":
-                    archive.writestr(name, encode(image))
+                    archive.writestr(name, content)
                 else:
                     (photos / colour).mkdir(exist_ok=True)
-                    (photos / name).write_bytes(encode(image))
+                    (photos / name).write_bytes(content)
                 square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-                names.append(index.Row(name, 1, 1, f"{len(names):064x}", colour))
+                names.append(index.Row(name, 1, 1, hashlib.sha256(content).hexdigest(), colour))
                 vectors.append(Colours().embed(square[None])[0])
     about = {key: getattr(Colours, key) for key in ("dim", "weights", "network", "preprocessing")}
     index.write(out, {**about, "images": str(photos), "dtype": "float32"}, names, [np.stack(vectors)])

@@ -148,6 +148,20 @@ def test_pictures_are_shown_by_their_row_only(client, served):
         assert client.get("/api/search", params={"path": path}).status_code == 404
 
 
+def test_a_picture_that_was_changed_is_not_shown(client, served):
+    row = next(i for i, row in enumerate(served.service.index.rows) if row.path == "green/3.png")
+    path = served.folder / "photos/green/3.png"
+    before = path.read_bytes()
+    path.write_bytes(encode(draw("blue", 3)))
+    try:
+        for address in (f"/api/picture/{row}", f"/api/search?row={row}&box=0,0,9,9"):
+            answer = client.get(address)
+            assert answer.status_code == 404 and "was changed after it was embedded" in answer.json()["error"]
+    finally:
+        path.write_bytes(before)
+    assert client.get(f"/api/picture/{row}").status_code == 200
+
+
 def test_an_index_that_names_other_files_shows_none_of_them(tmp_path, capsys):
     opened = serving.make_index(tmp_path)
     secret = tmp_path / "secret.png"

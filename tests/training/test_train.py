@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import jax
@@ -20,7 +21,7 @@ from symm_jax.run import workdir as workdirs
 from symm_jax.training import loop
 from symm_jax.training.recipe import Pretrained, create_recipe
 from symm_jax.training.step import create_state
-from symm_jax.training.train import load_backbone, train
+from symm_jax.training.train import forget_later_results, load_backbone, train
 
 
 def digest(workdir, step, config):
@@ -160,6 +161,25 @@ def test_metric_lines_past_the_resumed_step_and_torn_ones_go(tmp_path):
     path.write_text('{"step": 1, "loss": 2.0}\ngarbage\n')
     with pytest.raises(errors.InputError, match=r"metrics.jsonl, line 2 is damaged .*Move the line to another"):
         metric_log.read(path)
+
+
+def test_a_resume_waits_for_a_measurement_before_it_forgets_later_ones(tmp_path, capsys):
+    measuring = threading.Event()
+
+    def measure():
+        with files.lock(paths.reading_lock(tmp_path)), metric_log.MetricLog(tmp_path, "eval") as log:
+            measuring.set()
+            time.sleep(0.3)
+            log.write(1, {"recall@1": 0.5})
+            log.write(2, {"recall@1": 0.9})
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    assert measuring.wait(10)
+    forget_later_results(tmp_path, 1)
+    thread.join()
+    assert [line["step"] for line in metric_log.read(paths.metrics(tmp_path, "eval"))] == [1]
+    assert "another process evaluates in" in capsys.readouterr().out
 
 
 def test_points_are_drawn(tmp_path):
