@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
 
 
 def main(_) -> None:
+    system.open_streams()
     huge_pages.restart()
     # Imported after the flags have been checked: a typing error is answered at once.
     from symm_jax import distributed

@@ -1,5 +1,6 @@
 """What a user reads when the operating system refuses something: the path, the reason and what can be done."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -35,6 +36,18 @@ _HOME = (
 )
 # Libraries in C++ raise other exceptions, whose text has the words of the system.
 _WORDED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def open_streams() -> None:
+    """Gives a program whose input, output or errors were closed, as by a daemon, the null device in their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+            with contextlib.suppress(OSError):  # a file that was opened since may have its number
+                os.fstat(number)
+                continue
+            os.dup2(stream.fileno(), number)
 
 
 def hide_late_errors() -> None:

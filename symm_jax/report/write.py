@@ -12,7 +12,7 @@ from symm_jax import errors, files, losses
 from symm_jax.data import datasets, splits
 from symm_jax.errors import InputError
 from symm_jax.report import curves, figures, gallery, page, planes
-from symm_jax.run import best, checkpoints, metric_log, paths
+from symm_jax.run import best, checkpoints, config_json, metric_log, paths
 from symm_jax.run import workdir as workdirs
 
 _POINT_CLASSES = 6  # classes in the figure of points: so many colours can be told apart
@@ -34,13 +34,15 @@ def write(config: ml_collections.ConfigDict, workdir: Path, config_file: str = "
       The path of the page.
 
     Raises:
-      InputError: a file that evaluation writes is missing or does not fit. The message names the file.
+      InputError: the config is not that of the run; or a file that evaluation writes is missing or does not fit. The
+        message names the fields or the file.
     """
     choice = best.read(workdir)
     if choice is None:
         raise InputError(
             f"{paths.choice(workdir)} is missing: evaluate first, which selects a checkpoint (--mode=eval)"
         )
+    workdirs.check_config(workdir, config_json.to_dict(config))
     source = datasets.Source.from_section(config.data)
     test = datasets.load(source, "test", config.data.image_size)
     workdirs.check_data(workdir, splits.fingerprint("test", test), note=False)

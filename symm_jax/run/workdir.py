@@ -33,11 +33,11 @@ _CHANGEABLE_ON_RESUME = (
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: Mapping[str, Any], data: Mapping[str, str]) -> Iterator[None]:
-    """Claims `workdir` for training, and writes config.json and data.json. Only one run trains in a workdir at a time.
+    """Claims `workdir` for training, and writes data.json. Only one run trains in a workdir at a time.
 
-    A run that is refused leaves the files of the run that is there as they are.
+    A run that is refused leaves the files of the run that is there as they are. So `write_config` comes later.
 
-    With several processes the main process claims it, and the others wait until they see config.json.
+    With several processes the main process claims it, and the others wait until they see its lock file.
 
     Args:
       workdir: the folder.
@@ -48,7 +48,7 @@ def claim(workdir: Path, config: Mapping[str, Any], data: Mapping[str, str]) -> 
       InputError: another process trains there, it holds the run of another config or data, or it cannot be written.
     """
     if not distributed.is_main():
-        distributed.require_shared(paths.config(workdir))
+        distributed.require_shared(paths.training_lock(workdir))
         check_data(workdir, data)
         yield
         return
@@ -56,10 +56,14 @@ def claim(workdir: Path, config: Mapping[str, Any], data: Mapping[str, str]) -> 
     with files.lock(paths.training_lock(workdir), busy=f"--workdir: another process trains in {workdir}"):
         check_config(workdir, config)
         check_data(workdir, data)
-        files.write_text(paths.config(workdir), json.dumps(config, indent=2) + "\n")
         checkpoints.remove_unfinished(workdir)
-        distributed.require_shared(paths.config(workdir))
+        distributed.require_shared(paths.training_lock(workdir))
         yield
+
+
+def write_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json. The caller has claimed the folder, and knows that training goes on from its checkpoints."""
+    files.write_text(paths.config(workdir), json.dumps(config, indent=2) + "\n")
 
 
 def create(workdir: Path) -> None:

@@ -46,9 +46,16 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with workdirs.claim(workdir, plan.config, data), contextlib.ExitStack() as stack:
         state = _first_state(plan, classes, backbone, workdir, resumes=bool(finished))
         first_step = int(state.step)
+        if first_step > plan.num_steps:
+            raise InputError(
+                f"{plan.num_steps}, but {workdir} holds a checkpoint of step {first_step}. Pass at least that many, or "
+                "another --workdir.",
+                argument="num_steps",
+            )
         resident = plan.on_device == "always" or (plan.on_device == "auto" and batches.fits_in_device_memory(arrays))
         log = None
         if distributed.is_main():
+            workdirs.write_config(workdir, plan.config)
             _print_summary(plan, workdir, arrays, rows, state, first_step, resident)
             forget_later_results(workdir, first_step)
             workdirs.mark_finished(workdir, None)
@@ -69,7 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
             )
         # Leaving the writer has waited for the last checkpoint.
         if distributed.is_main():
-            workdirs.mark_finished(workdir, max(first_step, plan.num_steps))
+            workdirs.mark_finished(workdir, plan.num_steps)
 
 
 def load_data(plan: Plan) -> tuple[Arrays, Arrays, np.ndarray, pairs.ClassTable]:

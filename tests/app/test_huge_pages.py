@@ -39,6 +39,19 @@ def test_the_variable_is_set_where_it_helps(offer, before, after):
     assert found == before | ({} if after is None else {"GLIBC_TUNABLES": after})
 
 
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_become_the_null_device(closed, tmp_path):
+    """A daemon closes them. The next file that is opened must not take their place."""
+    program = (
+        "import os, sys; from symm_jax.app import huge_pages, system; system.open_streams(); huge_pages.restart()\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').write(str([os.path.samefile(os.devnull, n) for n in {closed}]))\n"
+        "print('x'); print('y', file=sys.stderr, flush=True)"
+    )
+    closing = " ".join(f"{number}{'<' if number == 0 else '>'}&-" for number in closed)
+    result = subprocess.run(["sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-c", program], timeout=60)
+    assert result.returncode == 0 and (tmp_path / "done").read_text() == str([True] * len(closed))
+
+
 def test_a_program_starts_again_once_and_stays_itself():
     variables = {key: x for key, x in os.environ.items() if key not in ("GLIBC_TUNABLES", huge_pages.SWITCH)}
     without_hangups = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]

@@ -207,6 +207,10 @@ def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
     train(tiny, tmp_path / "run")
     photographs.cars_original(tmp_path / "other", classes=(1, 2, 3, 4, 5, 98, 99, 100, 196))
     before = (tmp_path / "run/config.json").read_bytes()
+    tiny.num_steps = 1  # it would be a config of another length beside the checkpoint of step 2
+    with pytest.raises(errors.InputError, match=r"num_steps: 1, but .* holds a checkpoint of step 2\. Pass at least"):
+        train(tiny, tmp_path / "run")
+    assert (tmp_path / "run/config.json").read_bytes() == before
     tiny.data.dir, tiny.num_steps = str(tmp_path / "other"), 4
     with pytest.raises(errors.InputError, match="its train split was 15 images of 5 classes .* 18 images of 6"):
         train(tiny, tmp_path / "run")
@@ -219,7 +223,7 @@ def test_a_run_does_not_go_on_with_other_data(tiny, one_device, tmp_path):
 
 def test_another_picture_in_the_place_of_one_is_other_data(tiny, one_device, tmp_path, cars):
     run = tmp_path / "run"
-    tiny.num_steps, tiny.clustering = 1, False
+    tiny.num_steps, tiny.clustering, before = 1, False, tiny.losses
     train(tiny, run)
     evaluate(tiny, [run])
     tiny.num_steps = 2
@@ -228,6 +232,10 @@ def test_another_picture_in_the_place_of_one_is_other_data(tiny, one_device, tmp
     for refuse in (train, report.write, lambda config, workdir: evaluate(config, [workdir])):
         with pytest.raises(errors.InputError, match="other data: its test images' digest was"):
             refuse(tiny, run)
+    tiny.losses = ({"name": "npair", "l2_normalize": True},)
+    with pytest.raises(errors.InputError, match=r"(?s)checkpoints of another config:.*losses"):
+        report.write(tiny, run)
+    tiny.losses = before
     photographs.photograph(cars / "car_ims/000001.jpg", 77)
     with pytest.raises(errors.InputError, match="other data: its train images' digest was"):
         train(tiny, run)
