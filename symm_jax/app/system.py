@@ -42,7 +42,7 @@ def open_streams() -> None:
     """Gives a program whose input, output or errors were closed, as by a daemon, the null device in their place."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            stream = open(os.devnull, "w" if number else "r", encoding="utf-8")
             setattr(sys, name, stream)
             with contextlib.suppress(OSError):  # a file that was opened since may have its number
                 os.fstat(number)

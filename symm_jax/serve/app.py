@@ -127,9 +127,9 @@ def _routes(service: Service, default_k: int, token: str) -> list[Route]:
         )
 
     async def search(request: Request) -> Response:
-        parameters.require_known(request, parameters.SEARCH)
+        parameters.require_known(request, parameters.SEARCH["POST" if request.method == "POST" else "GET"])
         k, box = parameters.parse_k(request, default_k, limits.k), parameters.parse_box(request)
-        label = parameters.parse_class(request, service)
+        label, keep = parameters.parse_class(request, service), parameters.parse_keep(request)
         row, kept = None, None
         size: dict[str, Any] = {}
         if request.method == "POST":
@@ -141,7 +141,7 @@ def _routes(service: Service, default_k: int, token: str) -> list[Route]:
             if content is not None:
                 square, width, height = await service.decode_upload(content, box)
                 size = {"width": width, "height": height}
-                if kept or request.query_params.get("keep") == "1":
+                if kept or keep:
                     size["upload"] = service.keep(content)
                 answer = await service.batcher.ask(Query(square, None, k, label))
             elif box:

@@ -7,15 +7,20 @@ from symm_jax.serve.limits import Refused
 from symm_jax.serve.service import Service
 
 EMBED = ("box",)
-SEARCH = ("path", "row", "upload", "box", "class", "k", "keep")
+SEARCH = {"GET": ("path", "row", "upload", "box", "class", "k"), "POST": ("box", "class", "k", "keep")}
 _BOX_END = 10**6  # pixels
 
 
 def require_known(request: Request, known: tuple[str, ...]) -> None:
-    """Refuses a request with a parameter that is not in `known`: a misspelt one would have no effect."""
-    for name in request.query_params:
+    """Refuses a request with a parameter that is not in `known`, or twice: it would have no effect."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
         if name not in known:
-            raise Refused(400, f"There is no parameter {name[:32]!r}. Known are {', '.join(known)}.")
+            raise Refused(
+                400, f"{request.method} {request.url.path} has no parameter {name[:32]!r}. It has {', '.join(known)}."
+            )
+        if names.count(name) > 1:
+            raise Refused(400, f"The parameter {name} is given {names.count(name)} times.")
 
 
 def parse_k(request: Request, default: int, most: int) -> int:
@@ -24,6 +29,14 @@ def parse_k(request: Request, default: int, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
         raise Refused(400, f"k must be from 1 to {most:,}.")
     return int(text)
+
+
+def parse_keep(request: Request) -> bool:
+    """Whether the upload is kept for a while."""
+    text = request.query_params.get("keep", "0")
+    if text not in ("0", "1"):
+        raise Refused(400, "keep must be 0 or 1.")
+    return text == "1"
 
 
 def parse_box(request: Request) -> list[int] | None:

@@ -36,9 +36,13 @@ async def read_picture(request: Request, limits: Limits) -> bytes:
         raise Refused(
             408, f"The upload took longer than {limits.upload_seconds:g} seconds.", Connection="close"
         ) from error
-    field = form.get(_FIELD)
+    field, others = form.get(_FIELD), form.keys() - {_FIELD}
     content = await field.read() if isinstance(field, UploadFile) else b""
     await form.close()
+    if others:
+        raise Refused(
+            400, f"The body has the field {min(others)[:32]!r} beside {_FIELD}. Parameters belong into the address."
+        )
     if not content:
         raise Refused(400, f"The field {_FIELD} has no picture.")
     return content
