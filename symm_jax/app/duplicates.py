@@ -51,7 +51,7 @@ def _describe(index: Index, found: Found) -> Iterable[dict[str, Any]]:
             picture(row, similarity, sha256=index.rows[row].sha256)
             for row, similarity in zip(each.rows, each.similarity, strict=True)
         ]
-        yield {"kind": "identical" if each.identical else "near", "conflict": each.conflict, "pictures": pictures}
+        yield {"kind": _kind(each), "conflict": each.conflict, "pictures": pictures}
     for each in found.suspects:
         neighbours = [picture(row, s) for row, s in zip(each.neighbours, each.similarity, strict=True)]
         yield {
@@ -61,6 +61,10 @@ def _describe(index: Index, found: Found) -> Iterable[dict[str, Any]]:
             "margin": round(each.margin, 6),
             "neighbours": neighbours,
         }
+
+
+def _kind(each: Set) -> str:
+    return "identical" if each.identical == len(each.rows) else "mixed" if each.identical else "near"
 
 
 def _print(index: Index, found: Found) -> None:
@@ -91,11 +95,12 @@ def _print_table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]])
 
 
 def _facts(found: Found) -> list[str]:
-    identical, conflicts = (sum(getattr(each, name) for each in found.sets) for name in ("identical", "conflict"))
+    identical = sum(each.identical > 0 for each in found.sets)
+    conflicts = sum(each.conflict for each in found.sets)
     pictures = sum(len(each.rows) for each in found.sets)
     facts = [
         f"sets of pictures of the same shot: {len(found.sets):,}, with pictures: {pictures:,}; "
-        f"of identical files: {identical:,}, in several classes: {conflicts:,}",
+        f"with identical files: {identical:,}, in several classes: {conflicts:,}",
         f"probable label errors: {len(found.suspects):,}, where the {search.NEIGHBOURS} nearest pictures are all of "
         "one other class",
     ]
@@ -133,7 +138,8 @@ def _render(index: Index, found: Found) -> str:
 
 
 def _set_group(index: Index, images: Mapping[int, np.ndarray | None], number: int, each: Set) -> page.Group:
-    kind = "identical files" if each.identical else "the same shot"
+    words = {"identical": "identical files", "mixed": f"the same shot, {each.identical:,} of them identical files"}
+    kind = words.get(_kind(each), "the same shot")
     title = f"{number}. {len(each.rows):,} pictures, {kind}" + (", in several classes" if each.conflict else "")
     shown = list(zip(each.rows, each.similarity, strict=True))[:_MAX_CARDS]
     title += f", {len(each.rows) - len(shown):,} of them not shown" if len(each.rows) > len(shown) else ""

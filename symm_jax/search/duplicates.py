@@ -28,13 +28,13 @@ class Set(NamedTuple):
 
     rows: rows of the index, ascending.
     similarity: of each, the cosine similarity to the one of the others that is most similar.
-    identical: whether all have the same content.
+    identical: how many of them have the same content as another one.
     conflict: whether they are in the folders of several classes.
     """
 
     rows: list[int]
     similarity: list[float]
-    identical: bool
+    identical: int
     conflict: bool
 
 
@@ -123,12 +123,12 @@ def _sets(index: Index, rows: np.ndarray, similarity: np.ndarray) -> tuple[list[
         Set(
             found,
             best[found].tolist(),
-            identical=len({contents[row] for row in found}) == 1,
+            identical=sum(len(by_content[contents[row]]) > 1 for row in found),
             conflict=len({index.rows[row].label for row in found} - {""}) > 1,
         )
         for found in members.values()
     ]
-    return sorted(sets, key=lambda s: (not s.conflict, not s.identical, -min(s.similarity), s.rows)), unread
+    return sorted(sets, key=lambda s: (not s.conflict, -s.identical / len(s.rows), -min(s.similarity), s.rows)), unread
 
 
 def _look_same(index: Index, candidates: list[tuple[int, int]]) -> tuple[set[tuple[int, int]], int]:

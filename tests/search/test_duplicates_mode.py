@@ -69,8 +69,8 @@ def named(opened, rows):
 def test_planted_duplicates_and_label_errors_are_found(made):
     found = search.find(made)
     assert [(named(made, s.rows), s.identical, s.conflict) for s in found.sets] == [
-        (["a/7 copy.jpg", "a/7.jpg", "b/7 copy.jpg"], True, True),
-        (["b/0 smaller.jpg", "b/0.jpg"], False, False),
+        (["a/7 copy.jpg", "a/7.jpg", "b/7 copy.jpg"], 3, True),
+        (["b/0 smaller.jpg", "b/0.jpg"], 0, False),
     ]
     assert found.sets[0].similarity == pytest.approx([1, 1, 1]) and found.unread == 0
     assert named(made, [each.row for each in found.suspects]) == ["a/<b>&.jpg", "b/7 copy.jpg"]
@@ -84,6 +84,19 @@ def test_planted_duplicates_and_label_errors_are_found(made):
     assert search.find(made, k=len(made)).suspects == []  # there are not so many neighbours
 
 
+def test_identical_files_are_counted_beside_similar_ones(made, tmp_path, capsys):
+    copied = next(row for row, found in enumerate(made.rows) if found.path == "b/0.jpg")
+    (made.images / "b/0 copy.jpg").write_bytes((made.images / "b/0.jpg").read_bytes())
+    rows = [*made.rows, made.rows[copied]._replace(path="b/0 copy.jpg")]
+    x = np.asarray(made.embeddings)
+    index.write(tmp_path / "index", made.about, rows, [x, x[copied : copied + 1]])
+    more = Index(tmp_path / "index")
+    assert [(s.identical, len(s.rows)) for s in search.find(more).sets] == [(3, 3), (2, 3)]
+    duplicates(Use(index=more.folder, json=True))
+    assert '{"kind": "mixed", "conflict": false' in capsys.readouterr().out
+    assert "3 pictures, the same shot, 2 of them identical files" in (more.folder / "duplicates.html").read_text()
+
+
 def test_lines_of_json_and_the_table(made, capsys):
     assert duplicates(Use(index=made.folder, json=True)) == []
     printed = capsys.readouterr()
@@ -95,7 +108,9 @@ def test_lines_of_json_and_the_table(made, capsys):
     assert len(lines[2]["neighbours"]) == 5 and "page" in printed.err
     assert duplicates(Use(index=made.folder)) == []
     out = capsys.readouterr().out
-    assert "sets of pictures of the same shot: 2, with pictures: 5; of identical files: 1, in several classes: 1" in out
+    assert (
+        "sets of pictures of the same shot: 2, with pictures: 5; with identical files: 1, in several classes: 1" in out
+    )
     assert "probable label errors: 2," in out and "a/<b>&.jpg" in out and "b/0 smaller.jpg" in out
 
 
@@ -121,7 +136,7 @@ def test_the_page(made, monkeypatch):
 def test_pictures_that_are_gone_are_known_by_their_digest(made, tmp_path, capsys):
     made.images.rename(tmp_path / "elsewhere")
     found = search.find(made)
-    assert [s.identical for s in found.sets] == [True] and found.unread == 4
+    assert [s.identical for s in found.sets] == [3] and found.unread == 4
     assert "photos does not exist" in capsys.readouterr().err
     assert all(square is None for _, square in thumbnails.read_again(made, [0, 1], 8, "x"))
 
