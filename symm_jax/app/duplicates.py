@@ -28,12 +28,12 @@ def duplicates(given: Use) -> list[str]:
     assert given.index is not None
     index = Index(given.index)
     found = search.find(index)
-    files.write_text(index.folder / PAGE, _render(index, found))
     if given.json:
         for line in _describe(index, found):
             print(json.dumps(line))
     else:
         _print(index, found)
+    files.write_text(index.folder / PAGE, _render(index, found))
     print(f"page      {index.folder / PAGE}", file=sys.stderr if given.json else sys.stdout)
     return []
 

@@ -151,6 +151,8 @@ def _describe(error: Exception, argv: Sequence[str]) -> str:
 
 def _unknown_flag(name: str) -> str:
     known = {flag: f"--{flag}" for flag in (*_OWN_FLAGS, *use_flags.NAMES)} | config_check.flags_by_last_name()
+    if name.startswith("config."):
+        return f"--config is missing, such as --config=configs/car_symm_npair.py; --{name} changes a field of it"
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {known[close[0]]}?" if close else "."
     return f"--{name} is not a flag{hint} A field of the config is changed with --config.FIELD=VALUE."

@@ -124,7 +124,15 @@ def _to_safetensors(network: Embedder, description: dict[str, Any]) -> bytes:
         "sha256": network.weights["sha256"],
     }
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
-    return safetensors.numpy.save(contiguous, metadata)
+    return _in_order(safetensors.numpy.save(contiguous, metadata))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its header sorted, so that the same weights give the same bytes each time."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[end:]
 
 
 def _to_onnx(network: Embedder) -> bytes:

@@ -36,12 +36,13 @@ def draw_curves(path: Path, charts: Sequence[curves.Chart], chosen: int) -> None
         ax = figure.add_subplot(rows, 2, i + 1)
         for k, line in enumerate(chart.series):
             style = {"color": COLOURS[k % len(COLOURS)], "marker": "o" if len(line.steps) <= 12 else "", "ms": 4}
-            ax.plot(line.steps, line.values, lw=1.5, label=line.name, **style)
+            name = line.name if len(chart.series) > 1 else None  # the title says what a single line is
+            ax.plot(line.steps, line.values, lw=1.5, label=name, **style)
         ax.axvline(chosen, color="grey", lw=1, ls=":", label=f"step {chosen:,}")
         ax.set(title=chart.title, xlabel="step", yscale="log" if chart.log else "linear")
         if chart.share:
             ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=None))
-        ax.legend(edgecolor="none", fontsize="small")
+        ax.legend(edgecolor="none", fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
         _plain(ax)
     if not charts:
         figure.text(0.5, 0.5, "nothing was logged", ha="center", color="grey")

@@ -58,7 +58,7 @@ def run(
       log: log of metrics; None in a process that does not write.
 
     Raises:
-      FloatingPointError: the loss or a gradient is not finite. The last checkpoint is from before.
+      FloatingPointError: the loss or a gradient is not finite. Saved checkpoints are from before.
       SystemExit: SIGTERM (143), SIGHUP (129) or Ctrl-C (130) came to any process. The state has been saved.
     """
     pending: collections.deque[_Pending] = collections.deque()
@@ -135,7 +135,7 @@ def _require_finite(values: dict[str, float], step: int, seed: int) -> None:
     bad = [f"{name} = {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
     if bad:
         raise FloatingPointError(
-            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}. The newest checkpoint is from before"
+            f"training diverged by step {step} (seed {seed}): {', '.join(bad)}. Saved checkpoints are from before"
         )
 
 

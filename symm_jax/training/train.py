@@ -30,7 +30,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     Raises:
       InputError: something is wrong with the config, the data or the workdir. Nothing has been compiled then.
-      FloatingPointError: the loss, a gradient or the updated state is not finite. The last checkpoint is from before.
+      FloatingPointError: the loss, a gradient or the updated state is not finite. Saved checkpoints are from before.
       OSError: a checkpoint could not be saved, e.g. because the disk is full. Earlier ones are intact.
       SystemExit: SIGTERM (143), SIGHUP (129) or Ctrl-C (130) came. The state has been saved.
     """

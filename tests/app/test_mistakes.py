@@ -23,6 +23,10 @@ import pytest
         ),
         (["--config=configs/car_npair.py", "--config.data.dri=x"], "no field 'data.dri' (did you mean 'data.dir'?)"),
         (["--config=configs/car_npair.py", "--batch_size=4"], "not a flag; did you mean --config.batch_size?"),
+        (
+            ["--config.num_steps=50"],
+            "--config is missing, such as --config=configs/car_symm_npair.py; --config.n",
+        ),
         (["--config=configs/car_npair.py", "--workdri=a"], "not a flag; did you mean --workdir?"),
         (["--config=configs/car_npair.py", "--config.batch_size=63.5"], "batch_size must be an integer, got '63.5'"),
         (["--config=configs/car_npair.py", "--config.recall_ks=(1,2"], "its brackets do not match"),

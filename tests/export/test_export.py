@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 import photographs
 import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
 from symm_jax import models
 from symm_jax.app import fields
@@ -180,6 +182,13 @@ def test_a_network_in_bfloat16_keeps_its_numbers_and_onnx_computes_in_float32(tm
     assert "the network computes in bfloat16" in text and "`model.onnx` computes in float32" in text
     exported = jax.export.deserialize(bytearray((tmp_path / "a/model.stablehlo").read_bytes()))
     assert exported.platforms == ("cpu", "cuda") and b"/symm_jax/" not in (tmp_path / "a/model.stablehlo").read_bytes()
+
+
+def test_the_same_weights_give_the_same_file(network):
+    files = {write._to_safetensors(network, {"name": "é"}) for _ in range(8)}
+    assert len(files) == 1
+    tensors = safetensors.numpy.load(files.pop())
+    assert tensors.keys() == flatten_dict(dict(network.variables), sep="/").keys()
 
 
 def test_folders_that_are_no_export_are_refused_and_an_export_is_replaced_whole(
