@@ -64,6 +64,7 @@ class Nodes:
 
 
 def int64(values: Sequence[Any]) -> np.ndarray:
+    """Integers as ONNX wants shapes and axes."""
     return np.array([int(x) for x in values], np.int64)
 
 

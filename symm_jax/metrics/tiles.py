@@ -131,14 +131,17 @@ def for_range(count: Any, step: Callable[[jax.Array, Any], Any], start: Any) -> 
 
 
 def arange(*bounds: int) -> jax.Array:
+    """int32, also where JAX has 64 bits."""
     return jnp.arange(*bounds, dtype=jnp.int32)
 
 
 def mesh_of(grid: Grid) -> Mesh:
+    """The devices that share the rows."""
     sharding = grid.rows.sharding
     assert isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
     return sharding.mesh
 
 
 def slice_rows(x, start, size):
+    """Rows start .. start + size - 1, where `start` may be traced."""
     return jax.lax.dynamic_slice_in_dim(x, start, size)

@@ -19,6 +19,7 @@ _FEW = 8  # channels of an image: with fewer, the products of single kernel posi
 
 
 def conv_relu(x, kernel, bias, stride):
+    """See `layers.conv_relu`."""
     if kernel.shape[0] == 1 and stride == 1:
         return pointwise_relu(x, [(kernel, bias)])[0]
     return _spatial_relu(x, kernel, bias, stride)
@@ -26,6 +27,7 @@ def conv_relu(x, kernel, bias, stride):
 
 @jax.custom_vjp
 def pointwise_relu(x, weights):
+    """1x1 convolutions of one input with ReLU, one for each (kernel, bias). Their gradients are made together."""
     return [_relu(x, kernel, bias, 1) for kernel, bias in weights]
 
 
@@ -111,6 +113,7 @@ def _kernel_gradient(x, dy, size, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def local_response_norm(x, window, alpha):
+    """x / (1 + alpha sum of squares over `window` channels)^0.75, with its gradient by hand."""
     return x * _norm(x.astype(jnp.float32), window, alpha)[1].astype(x.dtype)
 
 

@@ -9,6 +9,7 @@ from jax import lax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_of_three(x, axis, stride):
+    """The maximum of each three neighbours along `axis`, whose gradient goes to the first neighbour that has it."""
     return _max_and_index(x, axis, stride)[0]
 
 

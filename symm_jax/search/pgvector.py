@@ -48,6 +48,7 @@ def make_hnsw(connection: Connection, name: sql.Identifier, about: Mapping[str, 
 
 
 def has_hnsw(connection: Connection, name: sql.Identifier) -> bool:
+    """Whether a table has a valid graph to search approximately."""
     query = """SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
         WHERE indrelid = to_regclass(%s) AND amname = 'hnsw' AND indisvalid"""
     return connection.execute(query, [name.as_string(connection)]).fetchone() is not None
