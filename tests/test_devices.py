@@ -14,7 +14,7 @@ from symm_jax import losses, models
 from symm_jax.data import pairs
 from symm_jax.data.arrays import Arrays
 from symm_jax.devices import AXIS
-from symm_jax.losses import contract
+from symm_jax.losses import adapters
 from symm_jax.metrics import ranking
 from symm_jax.models.embed import create_embed, embed_all
 from symm_jax.training import batches
@@ -98,7 +98,7 @@ def differences(ours, theirs):
 @pytest.mark.parametrize(("synthesis", "numbers"), [("", (8,)), ("symmetric", (2, 4))], ids=["plain", "symmetric"])
 def test_any_number_of_devices_trains_the_same(synthesis, numbers):
     """Pair losses and a batch loss are summed: one program to compile. tests/losses compares each across devices."""
-    pair_losses = [name for name, loss in losses.LOSSES.items() if not contract.takes_batch(loss)]
+    pair_losses = [name for name, loss in losses.LOSSES.items() if not adapters.takes_batch(loss)]
     recipe = small_recipe(*pair_losses, "supcon", synthesis=synthesis)
     one = run_on(1, recipe)
     assert differences((one[0], first_params()), one)[1] > 0.05

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from symm_jax import losses, metrics, optim, synthesis
-from symm_jax.losses import contract
+from symm_jax.losses import adapters
 from symm_jax.metrics import ranking
 from symm_jax.report import planes
 
@@ -24,7 +24,7 @@ def x64():
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_losses_are_of_the_dtype_of_their_embeddings(name):
     loss = losses.LOSSES[name]
-    loss = contract.on_pairs(loss) if contract.takes_batch(loss) else loss
+    loss = adapters.on_pairs(loss) if adapters.takes_batch(loss) else loss
 
     def value(anchor):
         return loss(anchor, POSITIVE, FAR, synthesis=synthesis.symmetric)

@@ -9,7 +9,7 @@ import ml_collections
 
 from symm_jax import losses
 from symm_jax.errors import InputError
-from symm_jax.losses import contract
+from symm_jax.losses import adapters
 from symm_jax.synthesis import SYNTHESES
 from symm_jax.synthesis.registry import makes_points
 from symm_jax.training import batches
@@ -118,7 +118,7 @@ def _require_losses_of_any_images(config: ml_collections.ConfigDict) -> None:
     for spec in (spec for spec in config.losses if isinstance(spec, Mapping)):
         name, synthesis = spec.get("name"), spec.get("synthesis")
         kind = synthesis.get("name") if isinstance(synthesis, Mapping) else synthesis
-        if name in losses.LOSSES and not contract.takes_batch(losses.LOSSES[name]):
+        if name in losses.LOSSES and not adapters.takes_batch(losses.LOSSES[name]):
             raise InputError(f"config.losses: {name!r} compares two images of one class in each row. {advice}")
         if kind in tuple(SYNTHESES) and makes_points(SYNTHESES[kind]):
             raise InputError(

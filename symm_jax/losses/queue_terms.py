@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from symm_jax import errors, queues, similarity
-from symm_jax.losses import contract, proxy_terms
+from symm_jax.losses import adapters, proxy_terms
 from symm_jax.queues import Queue
 from symm_jax.synthesis import MemVir
 
@@ -86,7 +86,7 @@ def push_queues(specs: Sequence[Mapping[str, Any]]) -> Callable[..., dict[str, Q
     def push(kept, anchor, positive, labels, proxies, axis_name=None):
         if not terms:
             return kept
-        images = similarity.gather(contract.take_images(anchor, positive, labels), axis_name)
+        images = similarity.gather(adapters.take_images(anchor, positive, labels), axis_name)
         pushed = {}
         for title, term in terms:
             new = jax.tree.map(lambda x: x[None], (*images, proxies[title])) if term.of_steps else images

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, cast
 import jax
 
 from symm_jax import errors, signatures
-from symm_jax.losses import contract, proxy_terms, queue_terms
+from symm_jax.losses import adapters, contract, proxy_terms, queue_terms
 from symm_jax.losses.angular import angular_loss
 from symm_jax.losses.candidates import lookup_pairs, synthetic_share
 from symm_jax.losses.circle import circle_loss
@@ -204,9 +204,9 @@ def _create_term(title: str, spec: Mapping[str, Any]) -> _Term:
         candidates = options.get("candidates", parameters["candidates"].default)
         options |= {"candidates": candidates, "with_winners": True}
     queue = queue_terms.find(spec)
-    has_proxies, takes_batch = proxy_terms.has_proxies(spec), contract.takes_batch(function)
+    has_proxies, takes_batch = proxy_terms.has_proxies(spec), adapters.takes_batch(function)
     function = functools.partial(
-        contract.on_pairs(function) if takes_batch else function,
+        adapters.on_pairs(function) if takes_batch else function,
         **{key: value for key, value in options.items() if key not in _OF_TRAINING},
     )
 
@@ -224,7 +224,7 @@ def _create_term(title: str, spec: Mapping[str, Any]) -> _Term:
             own["queue"] = kept
         if has_proxies:
             proxies = _find(given.proxies, title, "proxies")
-            return function(*contract.take_images(anchor, positive, labels), proxies, **own)
+            return function(*adapters.take_images(anchor, positive, labels), proxies, **own)
         return function(anchor, positive, labels, **own)
 
     _check_values(title, spec, term)
@@ -298,7 +298,7 @@ def _list_config_options(name: str, function: Callable) -> list[str]:
     known += ["queue", "warm_up"] if "queue" in parameters else []
     known += ["per_class"] if name in PER_CLASS else []
     # In a batch loss, `positives` is a mask.
-    reserved = (*_RESERVED, "positives") if contract.takes_batch(function) else _RESERVED
+    reserved = (*_RESERVED, "positives") if adapters.takes_batch(function) else _RESERVED
     return known + [key for key in _list_options(function) if key not in reserved]
 
 

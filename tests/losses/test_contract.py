@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from symm_jax import losses, similarity
-from symm_jax.losses import contract
+from symm_jax.losses import adapters, contract
 
 BATCH = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1], np.arange(4)
 
@@ -27,7 +27,7 @@ def mean_loss(anchor, positive, labels, *, margin=0.0, axis_name=None):
 
 
 # Batch losses share their rows, synthesis and axis: one of them is enough. Other tests share the others over devices.
-BATCH_LOSSES = {name for name, function in losses.LOSSES.items() if contract.takes_batch(function)}
+BATCH_LOSSES = {name for name, function in losses.LOSSES.items() if adapters.takes_batch(function)}
 CHECKED = [name for name in losses.LOSSES if name not in BATCH_LOSSES - {"recall_at_k"}]
 
 

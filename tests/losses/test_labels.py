@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from symm_jax import dtypes, losses, synthesis
-from symm_jax.losses import contract
+from symm_jax.losses import adapters
 from symm_jax.synthesis import ProxySynthesis
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
@@ -25,10 +25,10 @@ FAR = [5, 5 + 2**32, 7, 7 + 2**32]
     ids=["int64", "list", "uint64", "negative"],
 )
 def test_labels_that_int32_cannot_hold_are_refused(loss, labels):
-    if contract.takes_batch(loss):
+    if adapters.takes_batch(loss):
         with pytest.raises(ValueError, match=r"labels contain integers that u?int32 cannot hold"):
             loss(ANCHOR, labels)
-        loss = contract.on_pairs(loss)
+        loss = adapters.on_pairs(loss)
     with pytest.raises(ValueError, match=r"labels contain integers that u?int32 cannot hold.*np\.unique\(labels"):
         loss(ANCHOR, POSITIVE, labels)
     with pytest.raises(ValueError, match=r"int32 cannot hold"):  # inside jit too, where the labels are a constant

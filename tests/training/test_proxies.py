@@ -13,7 +13,7 @@ import pytest
 from symm_jax import errors, losses, optim, queues, similarity
 from symm_jax.app import checks
 from symm_jax.evaluation.protocol import create_protocol, create_scorer, measure
-from symm_jax.losses import contract
+from symm_jax.losses import adapters
 from symm_jax.run import checkpoints, metric_log, paths
 from symm_jax.training.recipe import create_recipe
 from symm_jax.training.step import create_state
@@ -95,7 +95,7 @@ def test_a_step_is_pushed_as_images_of_the_whole_batch(remember):
     np.testing.assert_array_equal(kept, np.stack([anchor, positive], axis=2).reshape(8, 3)[2:])
     batch = anchor[0], positive[0], labels[0]
     value, _ = losses.from_config(specs[:1])(*batch, queues=queue)
-    np.testing.assert_allclose(value, remember_loss(*contract.take_images(*batch), queue=queue["remember"]), rtol=1e-6)
+    np.testing.assert_allclose(value, remember_loss(*adapters.take_images(*batch), queue=queue["remember"]), rtol=1e-6)
     assert losses.create_queues(specs[1:], classes=9, dim=3, images=8) == {}
 
 
