@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import ml_collections
 
 from symm_jax import losses
@@ -105,7 +105,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
             "batch. Set it to 0, or train_batch_norm of config.model.options to False"
         )
     for name in ("dtype", "param_dtype"):
-        if config.model[name] == "float64" and jnp.zeros((), jnp.float64).dtype != jnp.float64:
+        if config.model[name] == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
             raise InputError(f"config.model.{name} = 'float64' needs JAX_ENABLE_X64=1 in the environment")
 
 
