@@ -119,14 +119,14 @@ def _check_data(runs: Sequence[Run]) -> None:
         except InputError as error:
             raise InputError(f"config.methods.{run.method}, with {run.held_out} classes held out: {error}") from error
         data[run.workdir] = describe_data(arrays, test)
-    found: dict[str, tuple[str, Path]] = {}
-    for workdir, described in data.items():
-        for what in (what for what in described if what.startswith("test ")):
-            fingerprint, first = found.setdefault(what, (described[what], workdir))
-            if fingerprint != described[what]:
+    found: dict[tuple[str, bool], tuple[str, Path]] = {}
+    for run in runs:
+        for what, fingerprint in data[run.workdir].items():
+            expected, first = found.setdefault((what, run.config.data.crop), (fingerprint, run.workdir))
+            if what.startswith("test ") and fingerprint != expected:
                 raise InputError(
-                    f"the runs are not comparable: the {what} of {first} is {fingerprint}, and that of {workdir} is "
-                    f"{described[what]}. Restore the original data, or pass another --workdir.",
+                    f"the runs are not comparable: the {what} of {first} is {expected}, and that of {run.workdir} is "
+                    f"{fingerprint}. Restore the original data, or pass another --workdir.",
                     argument="workdir",
                 )
 

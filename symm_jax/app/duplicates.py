@@ -51,7 +51,7 @@ def _describe(index: Index, found: Found) -> Iterable[dict[str, Any]]:
             picture(row, similarity, sha256=index.rows[row].sha256)
             for row, similarity in zip(each.rows, each.similarity, strict=True)
         ]
-        yield {"kind": _kind(each), "conflict": each.conflict, "pictures": pictures}
+        yield {"kind": _kind(index, each), "conflict": each.conflict, "pictures": pictures}
     for each in found.suspects:
         neighbours = [picture(row, s) for row, s in zip(each.neighbours, each.similarity, strict=True)]
         yield {
@@ -63,8 +63,10 @@ def _describe(index: Index, found: Found) -> Iterable[dict[str, Any]]:
         }
 
 
-def _kind(each: Set) -> str:
-    return "identical" if each.identical == len(each.rows) else "mixed" if each.identical else "near"
+def _kind(index: Index, each: Set) -> str:
+    if len({index.rows[row].sha256 for row in each.rows}) == 1:
+        return "identical"
+    return "mixed" if each.identical else "near"
 
 
 def _print(index: Index, found: Found) -> None:
@@ -139,7 +141,7 @@ def _render(index: Index, found: Found) -> str:
 
 def _set_group(index: Index, images: Mapping[int, np.ndarray | None], number: int, each: Set) -> page.Group:
     words = {"identical": "identical files", "mixed": f"the same shot, {each.identical:,} of them identical files"}
-    kind = words.get(_kind(each), "the same shot")
+    kind = words.get(_kind(index, each), "the same shot")
     title = f"{number}. {len(each.rows):,} pictures, {kind}" + (", in several classes" if each.conflict else "")
     shown = list(zip(each.rows, each.similarity, strict=True))[:_MAX_CARDS]
     title += f", {len(each.rows) - len(shown):,} of them not shown" if len(each.rows) > len(shown) else ""
