@@ -148,7 +148,7 @@ def wait_for_lock(path: Path, *, busy: str) -> Iterator[None]:
         except InputError as error:
             if not path.exists():
                 raise
-            print(f"{error}; waiting for it to end")
+            print(f"{error}; waiting for it to end", flush=True)
             stack.enter_context(lock(path))
         yield
 
