@@ -17,6 +17,8 @@ from pathlib import Path
 
 import launcher
 
+collect_ignore_glob = ["*/conftest.py"]  # they are no modules with examples; pytest reads their fixtures all the same
+
 # Tests that are started in the background of a script ignore Ctrl-C. The programs that they start must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

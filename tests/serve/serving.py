@@ -16,9 +16,12 @@ import uvicorn
 
 from symm_jax.search import Index, index
 from symm_jax.serve import app, server
+from symm_jax.serve.limits import Limits
 
 COLOURS = {"blue": (40, 80, 220), "green": (30, 160, 60), "red": (220, 40, 40)}
 SIDE = 16
+RED = "red/1.png"  # a picture of the index
+LIMITS = Limits(bytes=300_000, pixels=1_000_000, upload_seconds=1.5, decode_seconds=3, cache_bytes=100_000)
 
 
 class Colours:
@@ -104,3 +107,12 @@ def bomb():
     data = b"".join([compressor.compress(row * 1000) for _ in range(30)] + [compressor.flush()])
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def post(client, content, path="/api/search", name="a.png", **parameters):
+    return client.post(path, params=parameters, files={"image": (name, content)})
+
+
+def paths(response):
+    assert response.status_code == 200, response.text
+    return [result["path"] for result in response.json()["results"]]

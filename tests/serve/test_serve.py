@@ -1,18 +1,6 @@
-"""The server of the search page: answers, hostile requests, batches, the token, and processes that are killed."""
+"""The server of the search page: its answers, the pictures it shows, metrics, the token and the address."""
 
-import concurrent.futures
-import contextlib
-import http.client
-import io
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.parse
 from pathlib import Path
 
 import cv2
@@ -21,56 +9,16 @@ import numpy as np
 import PIL.Image
 import pytest
 import serving
-from serving import COLOURS, Colours, draw, encode
+from serving import LIMITS, RED, Colours, draw, encode, paths, post
 
 from symm_jax.app import fields, use_flags
 from symm_jax.app.serve import serve
 from symm_jax.errors import InputError
 from symm_jax.search import index as indexes
 from symm_jax.serve import server
-from symm_jax.serve.engine import Engine, Query
-from symm_jax.serve.limits import Limits
 from symm_jax.serve.service import Service
 
-LIMITS = Limits(bytes=300_000, pixels=1_000_000, upload_seconds=1.5, decode_seconds=3, cache_bytes=100_000)
-RED = "red/1.png"
-BOUNDARY = "multipart/form-data; boundary=x"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """One server for all tests. It must neither write temporary files nor lose a process that it was not asked for."""
-    folder = tmp_path_factory.mktemp("serve")
-    embedder = Colours()
-    opened = serving.make_index(folder)
-    with serving.running(opened, embedder, limits=LIMITS, hosts=server.names("127.0.0.1")) as running:
-        running.embedder, running.folder = embedder, folder
-        yield running
-
-
-@pytest.fixture
-def client(served):
-    with httpx.Client(base_url=served.url, timeout=30, trust_env=False) as client:
-        yield client
-        assert client.get("/api/health").json() == {"status": "ok"}
-
-
-@pytest.fixture(autouse=True)
-def no_temporary_files(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a temporary file")
-
-    monkeypatch.setattr(tempfile, "_mkstemp_inner", refuse)
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-
-
-def post(client, content, path="/api/search", name="a.png", **parameters):
-    return client.post(path, params=parameters, files={"image": (name, content)})
-
-
-def paths(response):
-    assert response.status_code == 200, response.text
-    return [result["path"] for result in response.json()["results"]]
+pytestmark = pytest.mark.usefixtures("no_temporary_files")
 
 
 def test_results_are_the_nearest_best_first(client, served):
@@ -174,193 +122,6 @@ def test_an_index_that_names_other_files_shows_none_of_them(tmp_path, capsys):
     assert "12 of 12 pictures of the index are not in" in capsys.readouterr().err
 
 
-BIG = np.zeros((1001, 1000, 3), np.uint8)
-HOSTILE = {
-    "no picture": (b"GIF, they said" * 50, 415),
-    "a script": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", 415),
-    "bomb": (serving.bomb(), 413),
-    "too many pixels": (encode(BIG), 413),
-    "truncated": (encode(np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8), "JPEG")[:3000], 422),
-    "empty": (b"", 400),
-    "too many bytes": (bytes(300_001), 413),
-}
-
-
-@pytest.mark.parametrize(("content", "status"), HOSTILE.values(), ids=list(HOSTILE))
-def test_hostile_uploads_get_the_right_status(client, content, status):
-    response = post(client, content)
-    assert response.status_code == status and response.json()["error"]
-    assert response.headers["content-security-policy"].startswith("default-src 'none'")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        encode(draw("red", 0)[:1, :1]),
-        encode(draw("red", 0), "WEBP"),
-        encode(np.full((8, 8), 40_000, np.uint16)),
-        encode(np.asarray(PIL.Image.fromarray(draw("red", 0)).convert("L"))),
-    ],
-    ids=["one pixel", "WebP", "16 bits", "grey"],
-)
-def test_unusual_pictures_are_taken(client, content):
-    assert len(paths(post(client, content, name="../../etc/passwd\x00.png"))) == 10
-
-
-def test_cmyk_is_taken(client):
-    file = encode(np.asarray(PIL.Image.fromarray(draw("red", 1)).convert("CMYK")), "TIFF")
-    assert post(client, file).status_code == 415
-    image = PIL.Image.fromarray(draw("red", 1)).convert("CMYK")
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=95)
-    assert paths(post(client, jpeg.getvalue()))[0] == RED
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "options", "status"),
-    [
-        ("DELETE", "/api/search", {}, 405),
-        ("PUT", "/api/embed", {}, 405),
-        ("POST", "/api/thumbnail/1", {}, 405),
-        ("GET", "/nothing", {}, 404),
-        ("GET", "/..%2f..%2fetc/passwd", {}, 404),
-        ("GET", "/api/search", {}, 400),
-        ("GET", "/api/search?row=1&path=a", {}, 400),
-        ("GET", "/api/search?row=1&k=0", {}, 400),
-        ("GET", "/api/search?row=1&k=9999999999999999999999", {}, 400),
-        ("GET", "/api/search?row=1&k=١", {}, 400),
-        ("GET", "/api/search?row=1&class=yellow", {}, 400),
-        ("GET", "/api/search?row=1&box=1,2,3", {}, 400),
-        ("GET", "/api/search?row=1&klass=red", {}, 400),
-        ("GET", "/api/search?row=1&k=1&k=2", {}, 400),
-        ("GET", "/api/search?row=1&keep=1", {}, 400),
-        ("POST", "/api/search?row=1", {"files": {"image": b"a"}}, 400),
-        ("POST", "/api/search?keep=2", {"files": {"image": b"a"}}, 400),
-        ("POST", "/api/search", {"files": {"image": b"a"}, "data": {"k": "1"}}, 400),
-        ("GET", "/api/search?row=1&box=5,5,5,9", {}, 400),
-        ("GET", "/api/search?row=1&box=-1,0,5,9", {}, 400),
-        ("GET", "/api/search?row=1&box=60,40,70,50", {}, 422),
-        ("POST", "/api/search", {"content": b"\xff\xd8"}, 415),
-        ("POST", "/api/search", {"json": {"image": "a"}}, 415),
-        ("POST", "/api/search", {"files": {"other": b"a"}}, 400),
-        ("POST", "/api/search", {"data": {"image": "text"}, "files": {"x": b""}}, 400),
-        ("POST", "/api/search", {"files": [("image", b"a"), ("image", b"b")]}, 400),
-        ("POST", "/api/search", {"content": b"", "headers": {"Content-Type": "multipart/form-data"}}, 400),
-        (
-            "POST",
-            "/api/search",
-            {"content": b"--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
-            400,
-        ),
-        ("GET", "/api/health", {"headers": {"Host": "evil.example"}}, 400),
-        ("POST", "/api/embed", {"headers": {"Origin": "http://evil.example"}}, 403),
-        ("POST", "/api/embed", {"headers": {"Sec-Fetch-Site": "cross-site"}}, 403),
-    ],
-)
-def test_wrong_requests_get_the_right_status(client, method, path, options, status):
-    response = client.request(method, path, **options)
-    assert response.status_code == status, response.text
-    assert response.headers["x-content-type-options"] == "nosniff"
-
-
-def test_slow_uploads_end(served):
-    """The sender stops half-way, and goes on too slowly: both end after 1.5 s, and others are answered meanwhile."""
-    address = urllib.parse.urlsplit(served.url)
-    head = (
-        f"POST /api/embed HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 1000\r\n"
-        "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-    )
-    with socket.create_connection((address.hostname, address.port), timeout=10) as slow:
-        slow.sendall(head.encode())
-        start = time.monotonic()
-        assert httpx.get(f"{served.url}/api/health", trust_env=False).status_code == 200
-        answer = http.client.HTTPResponse(slow)
-        answer.begin()
-        assert answer.status == 408 and b"longer than 1.5 seconds" in answer.read()
-        assert 1 < time.monotonic() - start < 8
-
-
-def test_requests_that_come_together_are_one_batch(client, served):
-    contents = [encode(draw(colour, number)) for colour in COLOURS for number in range(4)]
-    served.embedder.batches.clear()
-    alone = [post(client, content, k=3).json() for content in contents[:2]]
-    assert set(served.embedder.batches) == {1}
-    served.embedder.batches.clear()
-    plain = served.embedder.embed
-
-    def slow(squares):
-        time.sleep(0.3)
-        return plain(squares)
-
-    served.embedder.embed = slow
-    try:
-        with concurrent.futures.ThreadPoolExecutor(12) as threads:
-            answers = list(threads.map(lambda content: post(client, content, k=3), contents))
-    finally:
-        served.embedder.embed = plain
-    assert len(served.embedder.batches) < 8 and set(served.embedder.batches) <= {1, 4, 16}
-    assert [answer.json() for answer in answers[:2]] == alone
-    assert [paths(answer)[0] for answer in answers] == [f"{c}/{n}.png" for c in COLOURS for n in range(4)]
-
-
-def test_a_batch_answers_each_as_if_alone(served):
-    engine = Engine(served.service.index, Colours())
-    queries = [Query(None, 3, 2), Query(np.zeros((16, 16, 3), np.uint8), None, 5, "red"), Query(None, 9, 1, "red")]
-    for together, alone in zip(engine.answer(queries), [engine.answer([query])[0] for query in queries], strict=True):
-        assert together.rows == alone.rows
-        np.testing.assert_allclose(together.similarities, alone.similarities, atol=1e-6)
-
-
-def stopped(served):
-    """Stops the processes that decode, so that a picture waits in one of them. Returns them."""
-    pids = served.service.pool.pids
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    return pids
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_a_killed_process_loses_its_own_picture_only(client, served):
-    content, pool = encode(draw("red", 1)), served.service.pool
-    before, pids = pool.restarts, stopped(served)
-    with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        requests = [threads.submit(post, client, content, k=1) for _ in range(2)]
-        wait_for(lambda: served.service.pool._idle.empty())
-        os.kill(pids[0], signal.SIGKILL)
-        os.kill(pids[1], signal.SIGCONT)
-        answers = sorted((request.result() for request in requests), key=lambda answer: answer.status_code)
-    assert [answer.status_code for answer in answers] == [200, 503]
-    assert answers[1].headers["retry-after"] == "1" and "Try again" in answers[1].json()["error"]
-    wait_for(lambda: len(pool.pids) == 2 and pids[0] not in pool.pids)
-    assert pool.restarts == before + 1 and paths(post(client, content, k=1)) == [RED]
-
-
-def test_a_process_that_hangs_is_killed(client, served):
-    pids = stopped(served)
-    start = time.monotonic()
-    response = post(client, encode(draw("red", 1)))
-    assert response.status_code == 504 and "longer than 3 seconds" in response.json()["error"]
-    assert time.monotonic() - start < 15
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def test_too_many_requests_at_once_are_refused(client, served):
-    served.service.busy += LIMITS.requests
-    try:
-        response = post(client, encode(draw("red", 1)))
-    finally:
-        served.service.busy -= LIMITS.requests
-    assert response.status_code == 503 and response.headers["retry-after"] == "1"
-
-
 def test_metrics_count(client):
     client.get("/api/search?row=1")
     text = client.get("/metrics").text
@@ -409,8 +170,3 @@ def test_addresses_that_cannot_be_used(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else True)
     with pytest.raises(InputError, match=r"needs the packages uvicorn: pip install 'symm_jax\[serve\]'"):
         serve(use_flags.Use())
-
-
-def test_workers_need_neither_jax_nor_tensorflow():
-    program = "import sys, symm_jax.serve.worker; sys.exit(bool({'jax', 'tensorflow', 'starlette'} & {*sys.modules}))"
-    subprocess.run([sys.executable, "-c", program], check=True)
