@@ -13,13 +13,14 @@ import scipy.stats
 
 from symm_jax import files, report
 from symm_jax.app import checks, fetch
+from symm_jax.data import splits
 from symm_jax.errors import InputError, lookup
 from symm_jax.evaluation.evaluate import evaluate
 from symm_jax.evaluation.protocol import create_protocol
 from symm_jax.run import best, config_json, paths
 from symm_jax.run import workdir as workdirs
 from symm_jax.training.recipe import create_plan, create_recipe
-from symm_jax.training.train import describe_data, load_data, train
+from symm_jax.training.train import load_data, train
 
 
 class Run(NamedTuple):
@@ -111,19 +112,22 @@ def _check_data(runs: Sequence[Run]) -> None:
     Raises:
       InputError: a method cannot train on its data, or runs have other test images than those before them.
     """
-    data = {run.workdir: workdirs.read_data(run.workdir) for run in runs}
+    test_data = {
+        run.workdir: {what: x for what, x in workdirs.read_data(run.workdir).items() if what.startswith("test ")}
+        for run in runs
+    }
     ahead = [run for run in runs if not _is_trained(run)]
     for run in {(run.method, run.held_out): run for run in ahead}.values():
         try:
-            arrays, test, *_ = load_data(create_plan(run.config))
+            _, test, *_ = load_data(create_plan(run.config))
         except InputError as error:
             raise InputError(f"config.methods.{run.method}, with {run.held_out} classes held out: {error}") from error
-        data[run.workdir] = describe_data(arrays, test)
+        test_data[run.workdir] = splits.fingerprint("test", test)
     found: dict[tuple[str, bool], tuple[str, Path]] = {}
     for run in runs:
-        for what, fingerprint in data[run.workdir].items():
+        for what, fingerprint in test_data[run.workdir].items():
             expected, first = found.setdefault((what, run.config.data.crop), (fingerprint, run.workdir))
-            if what.startswith("test ") and fingerprint != expected:
+            if fingerprint != expected:
                 raise InputError(
                     f"the runs are not comparable: the {what} of {first} is {expected}, and that of {run.workdir} is "
                     f"{fingerprint}. Restore the original data, or pass another --workdir.",

@@ -1,6 +1,5 @@
 """What a user reads when the operating system refuses something: the path, the reason and what can be done."""
 
-import contextlib
 import errno
 import logging
 import os
@@ -44,10 +43,10 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             stream = open(os.devnull, "w" if number else "r", encoding="utf-8")
             setattr(sys, name, stream)
-            with contextlib.suppress(OSError):  # a file that was opened since may have its number
-                os.fstat(number)
-                continue
-            os.dup2(stream.fileno(), number)
+            try:
+                os.fstat(number)  # a file that was opened since may have its number
+            except OSError:
+                os.dup2(stream.fileno(), number)
 
 
 def hide_late_errors() -> None:

@@ -160,7 +160,7 @@ def _number_items(n: int, labels: Any, positives: Any, axis_name: str | None) ->
     if positives is None:
         labels = dtypes.to_device(labels, "labels")
         _check_labels(labels, n)
-        return Ids(labels, position)
+        return Ids(dtypes.widen(labels), position)
     _check_positives(positives, n, axis_name)
     return Ids(position, position, jnp.asarray(positives))
 

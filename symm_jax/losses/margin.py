@@ -146,10 +146,9 @@ def _find_beta(beta: ArrayLike, batch: Batch, masked: bool) -> jax.Array:
     if masked:
         raise ValueError(f"beta of shape {beta.shape} is one number per class, so it needs labels instead of positives")
     if not isinstance(label, Tracer):
-        lowest, highest = int(np.min(label)), int(np.max(label))
+        lowest, highest = np.min(label), np.max(label)
         if lowest < 0 or highest >= len(beta):
             raise ValueError(f"labels must index beta, from 0 to {len(beta) - 1}; they are {lowest} to {highest}")
-    label = dtypes.widen(label)
     return jnp.where((label >= 0) & (label < len(beta)), beta.astype(dtype)[label], jnp.nan)
 
 

@@ -39,7 +39,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     finished = checkpoints.steps(workdir)
     backbone = None if finished else load_backbone(plan.pretrained)
     arrays, test, rows, table = load_data(plan)
-    data = describe_data(arrays, test)
+    data = splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
     labels, classes = pairs.number_classes(arrays.labels, rows)
     arrays = arrays._replace(labels=labels)
     _require_agreement(plan, workdir, data, finished[-1] if finished else 0)
@@ -92,11 +92,6 @@ def load_data(plan: Plan) -> tuple[Arrays, Arrays, np.ndarray, pairs.ClassTable]
     rows, table = training_rows(plan, arrays)
     pairs.require_classes(table, plan.num_pairs, plan.images_per_class)
     return arrays, test, rows, table
-
-
-def describe_data(arrays: Arrays, test: Arrays) -> dict[str, str]:
-    """The fingerprints of the training images and the test images, as data.json has them."""
-    return splits.fingerprint("train", arrays) | splits.fingerprint("test", test)
 
 
 def load_backbone(pretrained: Pretrained) -> dict[str, Any] | None:
